@@ -1,0 +1,86 @@
+"""The VAEs: one file each, found by name or by class.
+
+::
+
+    from ppvae.models import SphericalVAE
+    ppvae.models.find("spherical-vae")
+
+``TABLE`` is the whole list. Another package adds its own through the entry-point group ``ppvae.models``, for
+example in its ``pyproject.toml``: ``[project.entry-points."ppvae.models"]``, ``my-vae =
+"my_package.vae:MyVAE"``. Nothing here imports torch until a class is asked for.
+"""
+
+import ast
+import difflib
+import re
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+#: name -> (file, class)
+TABLE: dict[str, tuple[str, str]] = {
+    "gaussian-vae": ("gaussian_vae", "GaussianVAE"),
+    "spherical-vae": ("spherical_vae", "SphericalVAE"),
+}
+
+
+def names() -> list[str]:
+    """The names of all VAEs: those of ``TABLE`` in its order, then those of other packages."""
+    return list(dict.fromkeys([*TABLE, *sorted(point.name for point in entry_points(group="ppvae.models"))]))
+
+
+def find(name: str) -> type:
+    """The class of the VAE ``name``.
+
+    :param name: a name of :func:`names`, e.g. ``"spherical-vae"``.
+    :raises ValueError: if no VAE has this name, or if several packages claim it.
+    """
+    entry = _entry(name)
+    if isinstance(entry, EntryPoint):
+        return entry.load()
+    file, cls = entry
+    return getattr(import_module(f"{__name__}.{file}"), cls)
+
+
+def summary(name: str) -> str:
+    """The first line of the file of the VAE ``name``, read without running the file.
+
+    :param name: a name of :func:`names`.
+    :raises ValueError: if no VAE has this name, or if several packages claim it.
+    """
+    entry = _entry(name)
+    if isinstance(entry, EntryPoint):
+        return f"{entry.value}, from another package"
+    source = (Path(__file__).parent / f"{entry[0]}.py").read_text(encoding="utf-8")
+    doc = ast.get_docstring(ast.parse(source))
+    if not doc:
+        raise ValueError(f"models/{entry[0]}.py must open with a docstring, whose first line is its summary")
+    return re.sub(r" \[\d+\]", "", doc.splitlines()[0])  # numbers of references mean nothing outside the file
+
+
+def _entry(name: str) -> tuple[str, str] | EntryPoint:
+    claims: list[Any] = [TABLE[name]] if name in TABLE else []
+    claims += entry_points(group="ppvae.models", name=name)
+    if not claims:
+        near = difflib.get_close_matches(str(name), names(), n=3) or names()
+        raise ValueError(f"no VAE is named {name!r}; did you mean {' or '.join(map(repr, near))}?")
+    if len(claims) > 1:
+        raise ValueError(f"{len(claims)} VAEs are named {name!r}: {claims}; uninstall or rename all but one")
+    return claims[0]
+
+
+def __getattr__(name: str) -> Any:
+    for file, cls in TABLE.values():
+        if cls == name:
+            return getattr(import_module(f"{__name__}.{file}"), cls)
+    near = difflib.get_close_matches(name, __dir__(), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+__all__ = ["TABLE", "find", "names", "summary", *(cls for _, cls in TABLE.values())]

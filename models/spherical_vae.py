@@ -1,0 +1,81 @@
+r"""Hyperspherical variational auto-encoder (S-VAE) [1].
+
+    p(z)     = Uniform(S^{dim-1})                the unit sphere in R^dim
+    p(x | z) = likelihood(f(z))                  Bernoulli on logits where nothing else is asked for
+    q(z | x) = vMF(mu(x), kappa(x))              von Mises-Fisher, |mu(x)| = 1
+
+KL(q || p) depends on kappa alone and is known in closed form. The latent has no boundary and no centre, so no
+datum is pulled to the origin as by a Gaussian prior. With ``head=PowerSphericalHead(dim)`` the posterior is the power
+spherical law [2], whose sampler needs no rejection.
+
+References:
+    [1] Hyperspherical Variational Auto-Encoders (Davidson et al., 2018)
+        https://arxiv.org/abs/1804.00891
+    [2] The Power Spherical distribution (De Cao and Aziz, 2020)
+        https://arxiv.org/abs/2006.04437
+"""
+
+from collections.abc import Sequence
+
+import pyro
+from torch import Size, Tensor, nn
+
+from ppvae.distributions import HypersphericalUniform
+from ppvae.nn import (
+    MLP,
+    Batched,
+    BernoulliLikelihood,
+    Likelihood,
+    VonMisesFisherHead,
+    channels,
+    records_options,
+    register,
+)
+
+
+class SphericalVAE(nn.Module):
+    """VAE with z on the unit sphere of R^dim, a uniform prior and a von Mises-Fisher posterior.
+
+    :param shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(d,)``.
+    :param dim: ambient dimension of the latent z: 2 is the circle, 3 the sphere S^2.
+    :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
+    :param encoder: network from data of shape ``shape`` to ``head.features`` features; a perceptron where None.
+    :param decoder: network from z to the features of the likelihood; a perceptron where None.
+    :param likelihood: likelihood head p(x | features); Bernoulli where None.
+    :param head: posterior head q(z | features) with values on the sphere; von Mises-Fisher where None.
+    """
+
+    @records_options
+    def __init__(
+        self,
+        shape: Sequence[int],
+        dim: int = 3,
+        hidden: Sequence[int] = (256, 128),
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        likelihood: Likelihood | None = None,
+        head: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.shape, self.dim = Size(shape), dim
+        self.likelihood = likelihood or BernoulliLikelihood()
+        self.head = head or VonMisesFisherHead(dim)
+        inputs, outputs = (
+            channels(shape, self.likelihood.in_features),
+            channels(shape, self.likelihood.features),
+        )
+        self.encoder = Batched(encoder or MLP(inputs, (self.head.features,), hidden), len(shape))
+        self.decoder = Batched(decoder or MLP((dim,), outputs, hidden[::-1]), 1)
+
+    def model(self, x: Tensor) -> Tensor:
+        """p(x, z) for a batch x of shape (batch, *shape)."""
+        register(self)
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", HypersphericalUniform(self.dim, dtype=x.dtype, device=x.device))
+            return pyro.sample("x", self.likelihood(self.decoder(z), len(self.shape)), obs=x)
+
+    def guide(self, x: Tensor) -> Tensor:
+        """q(z | x)."""
+        register(self)
+        with pyro.plate("data", x.shape[0]):
+            return pyro.sample("z", self.head(self.encoder(self.likelihood.inputs(x, len(self.shape)))))

@@ -1,0 +1,60 @@
+"""ppvae: variational autoencoders as Pyro model/guide pairs, with latents on manifolds.
+
+Every name below is imported on first use, so ``import ppvae`` is instant and loads no torch.
+"""
+
+import difflib
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ppvae.io import load, save
+    from ppvae.predict import encode, generate, log_likelihood, reconstruct
+    from ppvae.train import fit
+
+__version__ = "0.1.0"
+
+__all__ = ["encode", "fit", "generate", "load", "log_likelihood", "reconstruct", "save"]
+
+#: function -> the module that has it
+_FUNCTIONS = {
+    "fit": "train",
+    "encode": "predict",
+    "generate": "predict",
+    "reconstruct": "predict",
+    "log_likelihood": "predict",
+    "save": "io",
+    "load": "io",
+}
+_MODULES = (
+    "arrays",
+    "cli",
+    "data",
+    "diagnostics",
+    "distributions",
+    "infer",
+    "io",
+    "manifolds",
+    "models",
+    "nn",
+    "plotting",
+    "predict",
+    "report",
+    "special",
+    "testing",
+    "train",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        return getattr(import_module(f"ppvae.{_FUNCTIONS[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"ppvae.{name}")
+    near = difflib.get_close_matches(name, __dir__(), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise AttributeError(f"module 'ppvae' has no attribute {name!r}{hint}", name=name)
+
+
+def __dir__() -> list[str]:
+    return sorted(["__version__", *_FUNCTIONS, *_MODULES])

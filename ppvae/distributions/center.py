@@ -1,0 +1,41 @@
+"""The centre of a law: the point that stands for it when one point is asked for."""
+
+import functools
+
+from pyro.distributions import Delta, Independent
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.distributions import Independent as TorchIndependent
+
+from ppvae.distributions.power_spherical import PowerSpherical
+from ppvae.distributions.von_mises_fisher import VonMisesFisher
+
+
+@functools.singledispatch
+def center(law: Distribution) -> Tensor:
+    """A point of the law's space that stands for the law: its mean where the space is flat, its mean direction or
+    mean rotation on a curved space, which an average of coordinates would leave.
+
+    :raises ValueError: if the law has no centre (a uniform law on a closed manifold).
+    """
+    mean = law.mean
+    if not law.support.check(mean).all():
+        raise ValueError(f"{type(law).__name__}: its mean lies outside its support; register a centre with center.register")
+    return mean
+
+
+@center.register(Independent)
+@center.register(TorchIndependent)
+def _(law: TorchIndependent) -> Tensor:
+    return center(law.base_dist)
+
+
+@center.register(Delta)
+def _(law: Delta) -> Tensor:
+    return law.v
+
+
+@center.register(VonMisesFisher)
+@center.register(PowerSpherical)
+def _(law: VonMisesFisher | PowerSpherical) -> Tensor:
+    return law.loc

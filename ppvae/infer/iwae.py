@@ -1,0 +1,83 @@
+r"""Importance weights of a model/guide pair, and the importance weighted bound.
+
+    w_ik = p(x_i, z_ik) / q(z_ik | x_i),   z_i1, ..., z_iK ~ q(. | x_i)
+    L_K  = sum_i E log (1/K) sum_k w_ik,   L_1 = ELBO <= L_K <= log p(x)
+
+References:
+    [1] Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
+"""
+
+import math
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from torch import Tensor
+
+from ppvae.infer.elbo import Site, TensorELBO, latents, log_prob, observations, same
+
+
+class IWAE_ELBO(TensorELBO):
+    r"""Importance weighted bound with K = ``num_particles`` samples a datum.
+
+    .. math::
+        L = \sum_i \log \frac1K \sum_k p(x_i \mid z_{ik}) \, \Bigl(\frac{p(z_{ik})}{q(z_{ik} \mid x_i)}\Bigr)^{\beta},
+        \qquad \beta = \texttt{kl\_weight}
+
+    The sum over k is within the log, so it needs the weight of each datum by itself: every site must be in the data
+    plate (the one at dim -1). Other plates are summed first; the scale of the data plate stays outside the log.
+
+    :raises ValueError: if a site is outside the data plate, or sites have different scales.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), https://arxiv.org/abs/1509.00519
+    """
+
+    def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
+        log_likelihood, log_ratio, scale = log_weight_parts(model_trace, guide_trace, self.max_plate_nesting)
+        K = self.num_particles
+        log_w = (log_likelihood - self.kl_weight * log_ratio).reshape(K, -1)
+        bound = torch.logsumexp(log_w, 0) - math.log(K)
+        return {
+            "loss": -(scale * bound).sum(),
+            "reconstruction": (scale * log_likelihood).sum() / K,
+            "kl": (scale * log_ratio).sum() / K,
+        }
+
+
+def log_weight_parts(
+    model_trace: Trace, guide_trace: Trace, max_plate_nesting: int
+) -> tuple[Tensor, Tensor, Tensor | float]:
+    """log p(x | z) and log q(z | x) - log p(z), each (particles, batch) or (batch,), unscaled, and the data plate's scale."""
+    scales: list[Tensor | float] = []
+
+    def per_datum(trace: Trace, site: Site) -> Tensor:
+        if not any(frame.vectorized and frame.dim == -1 for frame in site["cond_indep_stack"]):
+            raise ValueError(
+                f"site {site['name']!r}: expected every site in the data plate (dim -1), since an importance weight belongs "
+                "to one datum; move the site into the plate, or train with ELBO"
+            )
+        scales.append(site["scale"])
+        if not same(site["scale"], scales[0]):
+            raise ValueError(
+                f"site {site['name']!r}: expected one scale for all sites, got {site['scale']} and {scales[0]}; "
+                "weight the latent terms with kl_weight, not with poutine.scale"
+            )
+        log_prob(trace, site)
+        value = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+        for dim in range(
+            -max_plate_nesting, -1
+        ):  # plates within a datum; the particles are to the left of them
+            if any(
+                f.dim == dim and f.name != "num_particles_vectorized"
+                for f in site["cond_indep_stack"]
+                if f.vectorized
+            ):
+                value = value.sum(dim, keepdim=True)
+        return value
+
+    log_likelihood = sum(per_datum(model_trace, site) for site in observations(model_trace))
+    log_ratio = sum(
+        per_datum(guide_trace, site) for site in [*latents(guide_trace), *observations(guide_trace)]
+    )
+    log_ratio = log_ratio - sum(per_datum(model_trace, site) for site in latents(model_trace))
+    return torch.as_tensor(log_likelihood), torch.as_tensor(log_ratio), scales[0]

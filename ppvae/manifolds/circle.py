@@ -1,0 +1,113 @@
+r"""The circle S^1 = {x in R^2 : |x| = 1} and its group SO(2).
+
+.. math::
+    \exp(t) = (\cos t, \sin t), \qquad \log(x) = \mathrm{atan2}(x_2, x_1) \in [-\pi, \pi], \qquad
+    \hat t = \begin{pmatrix} 0 & -t \\ t & 0 \end{pmatrix}
+
+A point (..., 2) is a complex number of modulus one; the group acts on the plane and on images by turning
+counter-clockwise. Tangent vectors at x are t J x with J the quarter turn, so the angle t = u . Jx is a smooth signed
+coordinate and nothing is singular at t = 0. The measure is d t, of total 2 pi.
+
+References:
+    [1] A Micro Lie Theory for State Estimation in Robotics (Solà, Deray & Atchuthan, 2018)
+        https://arxiv.org/abs/1812.01537
+"""
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from ppvae.manifolds.sphere import sphere
+
+__all__ = ["Circle", "act", "compose", "exp", "hat", "inverse", "log", "matrix", "vee"]
+
+
+class _Circle(constraints.Constraint):
+    """Unit vectors of R^2."""
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        if value.shape[-1] != 2:
+            raise ValueError(
+                f"expected points of the circle as unit vectors (..., 2), got shape {tuple(value.shape)}: "
+                "turn angles t into points by ppvae.manifolds.circle.exp(t)"
+            )
+        return sphere.check(value)
+
+
+def exp(t: Tensor) -> Tensor:
+    """The point at angle t radians, (...) -> (..., 2)."""
+    return torch.stack([t.cos(), t.sin()], -1)
+
+
+def log(x: Tensor) -> Tensor:
+    """The angle of x in [-pi, pi] radians, (..., 2) -> (...)."""
+    return torch.atan2(x[..., 1], x[..., 0])
+
+
+def hat(t: Tensor) -> Tensor:
+    """The skew matrix of t, an element of the algebra so(2), (...) -> (..., 2, 2)."""
+    o = torch.zeros_like(t)
+    return torch.stack([o, -t, t, o], -1).unflatten(-1, (2, 2))
+
+
+def vee(a: Tensor) -> Tensor:
+    """The inverse of :func:`hat`, (..., 2, 2) -> (...); of any other matrix, that of its skew part."""
+    return (a[..., 1, 0] - a[..., 0, 1]) / 2
+
+
+def compose(x: Tensor, y: Tensor) -> Tensor:
+    """The product of x and y as complex numbers, whose angles add, (..., 2)."""
+    return act(x, y)
+
+
+def inverse(x: Tensor) -> Tensor:
+    """The complex conjugate, whose angle is the opposite one, (..., 2)."""
+    return torch.stack([x[..., 0], -x[..., 1]], -1)
+
+
+def act(x: Tensor, p: Tensor) -> Tensor:
+    """Points p of the plane, (..., 2), turned by x; batch shapes broadcast."""
+    (cos, sin), (a, b) = x.unbind(-1), p.unbind(-1)
+    return torch.stack([cos * a - sin * b, sin * a + cos * b], -1)
+
+
+def matrix(x: Tensor) -> Tensor:
+    """The rotation matrix [[cos, -sin], [sin, cos]] of x, (..., 2) -> (..., 2, 2)."""
+    cos, sin = x.unbind(-1)
+    return torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))
+
+
+def quarter_turn(x: Tensor) -> Tensor:
+    """J x, the unit tangent vector at x that points counter-clockwise, (..., 2)."""
+    return torch.stack([-x[..., 1], x[..., 0]], -1)
+
+
+class Circle:
+    """Geometry of the circle: points x, y and tangent vectors u at x have shape ``(..., 2)``."""
+
+    support = _Circle()
+
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
+        """Orthogonal projection of u on the tangent line at x: (u . Jx) Jx."""
+        return (u * quarter_turn(x)).sum(-1, keepdim=True) * quarter_turn(x)
+
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
+        """x turned by the angle u . Jx radians."""
+        return act(x, exp((u * quarter_turn(x)).sum(-1)))
+
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
+        """The tangent vector t Jx with t the angle from x to y in [-pi, pi]."""
+        return self._angle(x, y).unsqueeze(-1) * quarter_turn(x)
+
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """Angle between x and y in [0, pi] radians, shape ``(...)``; the gradient at y = x is 0."""
+        return self._angle(x, y).abs()
+
+    def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
+        """log |d exp_x| = 0, shape ``(...)``: the circle is flat."""
+        return torch.zeros_like(x[..., 0] + u[..., 0])
+
+    def _angle(self, x: Tensor, y: Tensor) -> Tensor:
+        return log(compose(inverse(x), y))

@@ -1,0 +1,299 @@
+r"""The rotation group SO(3) = {R in R^{3x3} : R R^T = I, det R = 1} with the angle metric.
+
+With :math:`\hat v w = v \times w`, :math:`t = |v|` and :math:`\mathrm{sinc}\, t = \sin t / t`,
+
+.. math::
+    \exp(v) &= \cos t \, I + \mathrm{sinc}\, t \; \hat v + \tfrac12 \mathrm{sinc}^2 \tfrac t2 \; v v^T
+        & &\text{(Rodrigues)} \\
+    \log(R) &= 2 \, \mathrm{atan2}(|x|, w) \, \frac{x}{|x|}, & &(w, x) \text{ the unit quaternion of } R, \; w \ge 0 \\
+    d(R, S) &= |\log(R^T S)| \in [0, \pi], & d\mathrm{vol} &= \mathrm{sinc}^2 \tfrac t2 \; dv, \quad
+        \mathrm{vol}\, SO(3) = 8 \pi^2
+
+Rotations are matrices (..., 3, 3) and act on column vectors; v, an element of the algebra so(3), is an axis times an
+angle in radians, (..., 3). Everything is written in s = :math:`|v|^2`, of which sinc and cos are entire functions, so
+that values and gradients are right at v = 0 too, and in closed 3x3 forms, which hold neither a call to a solver nor a
+branch on values.
+
+References:
+    [1] Reparameterizing Distributions on Lie Groups (Falorsi et al., 2019)
+        https://arxiv.org/abs/1903.02958
+    [2] Quaternion from Rotation Matrix (Shepperd, 1978)
+        https://doi.org/10.2514/3.55767b
+    [3] The QUEST algorithm, in: Three-axis attitude determination from vector observations (Shuster & Oh, 1981)
+        https://doi.org/10.2514/3.19717
+    [4] A Micro Lie Theory for State Estimation in Robotics (Solà, Deray & Atchuthan, 2018)
+        https://arxiv.org/abs/1812.01537
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+__all__ = [
+    "SO3",
+    "VOLUME",
+    "act",
+    "angle",
+    "compose",
+    "exp",
+    "from_quaternion",
+    "hat",
+    "inverse",
+    "log",
+    "log_jacobian",
+    "project",
+    "rotation",
+    "sinc",
+    "to_quaternion",
+    "vee",
+]
+
+#: Volume of SO(3) in the angle metric.
+VOLUME = 8 * math.pi**2
+
+
+class _Rotation(constraints.Constraint):
+    r"""Rotation matrices: every entry of :math:`R R^T - I` is within 100 rounding units of the dtype, and det R > 0.
+
+    A rotation from this library is off by a few units. Float32 rotations cast to float64 do not pass: project them
+    again.
+    """
+
+    event_dim = 2
+
+    def check(self, value: Tensor) -> Tensor:
+        eye = torch.eye(3, dtype=value.dtype, device=value.device)
+        defect = (compose(value, value.mT) - eye).abs().amax((-2, -1))
+        right_handed = _dot(_cross(value[..., 0, :], value[..., 1, :]), value[..., 2, :]).squeeze(-1) > 0
+        return (defect <= 100 * torch.finfo(value.dtype).eps) & right_handed
+
+
+rotation = _Rotation()
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(-1, keepdim=True)
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    return a.roll(-1, -1) * b.roll(-2, -1) - a.roll(-2, -1) * b.roll(-1, -1)
+
+
+def sinc(s: Tensor) -> Tensor:
+    r"""sin t / t as a function of s = t^2 >= 0, entire: :math:`\sum_n (-s)^n / (2n + 1)!`.
+
+    The relative error is a few rounding units but near its zeros at t = k pi, where that of sin t is as large; all
+    derivatives with respect to s are finite.
+    """
+    near = s < 1
+    series = torch.ones_like(s)
+    for n in range(9, 0, -1):  # the first term left out is below 1 / 21! = 2e-20
+        series = 1 - torch.where(near, s, 0) * series / (2 * n * (2 * n + 1))
+    t = torch.where(near, 1, s).sqrt()
+    return torch.where(near, series, t.sin() / t)
+
+
+def hat(v: Tensor) -> Tensor:
+    r"""The skew matrix :math:`\hat v` of the cross product with v, (..., 3) -> (..., 3, 3)."""
+    x, y, z = v.unbind(-1)
+    o = torch.zeros_like(x)
+    return torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3))
+
+
+def vee(a: Tensor) -> Tensor:
+    r"""The inverse of :func:`hat`, (..., 3, 3) -> (..., 3); of any other matrix, that of its skew part."""
+    skew = a - a.mT
+    return torch.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], -1) / 2
+
+
+def compose(r: Tensor, s: Tensor) -> Tensor:
+    """The product R S, (..., 3, 3)."""
+    # A sum of products and not a matmul: TF32 and autocast would leave it with three digits, off the manifold.
+    return (r.unsqueeze(-1) * s.unsqueeze(-3)).sum(-2)
+
+
+def inverse(r: Tensor) -> Tensor:
+    """The inverse R^T, (..., 3, 3)."""
+    return r.mT
+
+
+def act(r: Tensor, p: Tensor) -> Tensor:
+    """The rotated points R p, (..., 3); batch shapes broadcast."""
+    return (r * p.unsqueeze(-2)).sum(-1)
+
+
+def exp(v: Tensor) -> Tensor:
+    r"""The rotation by ``|v|`` radians about v, (..., 3) -> (..., 3, 3); orthogonal to rounding at every ``|v|``.
+
+    Values and derivatives of every order are finite at v = 0, where the first is :math:`\hat{dv}`.
+    """
+    s = _dot(v, v).unsqueeze(-1)
+    half = sinc(s / 4).square() / 2  # (1 - cos t) / t^2, which the difference would cancel
+    eye = torch.eye(3, dtype=v.dtype, device=v.device)
+    return (1 - s * half) * eye + sinc(s) * hat(v) + half * v.unsqueeze(-1) * v.unsqueeze(-2)
+
+
+def log(r: Tensor) -> Tensor:
+    r"""The v with :math:`\exp(v) = R` and ``|v|`` <= pi, (..., 3, 3) -> (..., 3), accurate to rounding at every angle.
+
+    The gradient is finite everywhere. At angle pi, where v and -v are both logarithms, one is chosen and the gradient
+    is that of its branch.
+    """
+    return _log_quaternion(to_quaternion(r))
+
+
+def _log_quaternion(q: Tensor) -> Tensor:
+    """The rotation vector of unit quaternions (w, x), w >= 0: 2 atan2(|x|, w) x / |x|."""
+    w, x = q[..., :1], q[..., 1:]
+    n = _dot(x, x)
+    near = n < 0.01
+    # Near the identity 2 atan(t) / |x| with t = |x| / w, by the series of atan: |x| has no gradient at 0.
+    y = torch.where(near, n, 0) / torch.where(near, w, 1).square()
+    series = torch.zeros_like(y)
+    for k in range(8, -1, -1):  # the first term left out is below 0.0102^9 / 19 = 1e-19
+        series = 1 / (2 * k + 1) - y * series
+    sine = torch.where(near, 1, n).sqrt()
+    factor = torch.where(near, series / torch.where(near, w, 1), torch.atan2(sine, w) / sine)
+    return 2 * factor * x
+
+
+def to_quaternion(r: Tensor) -> Tensor:
+    r"""The unit quaternion (w, x, y, z) of R with w >= 0, (..., 3, 3) -> (..., 4).
+
+    Row i of the matrix :math:`4 q q^T`, which is linear in R, is :math:`4 q_i q`; the row of the largest :math:`q_i^2`
+    is taken [2], so nothing cancels at any angle.
+    """
+    xx, xy, xz, yx, yy, yz, zx, zy, zz = r.flatten(-2).unbind(-1)
+    rows = torch.stack(
+        [
+            torch.stack([1 + xx + yy + zz, zy - yz, xz - zx, yx - xy], -1),
+            torch.stack([zy - yz, 1 + xx - yy - zz, xy + yx, xz + zx], -1),
+            torch.stack([xz - zx, xy + yx, 1 - xx + yy - zz, yz + zy], -1),
+            torch.stack([yx - xy, xz + zx, yz + zy, 1 - xx - yy + zz], -1),
+        ],
+        -2,
+    )
+    largest = rows.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    q = rows.gather(-2, largest[..., None, None].expand(*largest.shape, 1, 4)).squeeze(-2)
+    q = q / _dot(q, q).sqrt()  # its length is 4 |q_i| >= 2
+    return torch.where(q[..., :1] < 0, -q, q)
+
+
+def from_quaternion(q: Tensor) -> Tensor:
+    r"""The rotation of the unit quaternion q = (w, x, y, z), (..., 4) -> (..., 3, 3); -q gives the same one.
+
+    .. math::
+        R = (w^2 - |x|^2) I + 2 w \hat x + 2 x x^T
+    """
+    w, x = q[..., :1, None], q[..., 1:]
+    eye = torch.eye(3, dtype=q.dtype, device=q.device)
+    outer = x.unsqueeze(-1) * x.unsqueeze(-2)
+    return (w.square() - _dot(x, x).unsqueeze(-1)) * eye + 2 * w * hat(x) + 2 * outer
+
+
+def angle(r: Tensor) -> Tensor:
+    """The angle of R in [0, pi] radians, (..., 3, 3) -> (...), accurate to rounding at both ends.
+
+    It has a corner at the identity, as every norm; the gradient there is 0.
+    """
+    v = log(r)
+    s = _dot(v, v).squeeze(-1)
+    return torch.where(s > 0, torch.where(s > 0, s, 1).sqrt(), 0)
+
+
+def log_jacobian(v: Tensor) -> Tensor:
+    r"""log |dvol / dv| of the exponential map at v, :math:`2 \log |\mathrm{sinc}(t/2)|` with t = ``|v|``, (..., 3) -> (...).
+
+    It is 0 at v = 0, falls to 2 log(2 / pi) at t = pi and is -inf at t = 2 pi k, k != 0, whose spheres exp sends to one
+    point.
+    """
+    return 2 * sinc(_dot(v, v).squeeze(-1) / 4).abs().log()
+
+
+def project(a: Tensor) -> Tensor:
+    r"""The rotation nearest to a matrix A in the Frobenius norm, which is also :math:`\arg\max_R \mathrm{tr}(A^T R)`.
+
+    With singular values :math:`A = U \mathrm{diag}(s_1, s_2, s_3) V^T`, U and V rotations, :math:`s_1 \ge s_2 \ge |s_3|`,
+    it is :math:`R = U V^T`. In unit quaternions :math:`\mathrm{tr}(A^T R(q)) = q^T K q` with Davenport's matrix [3]
+
+    .. math::
+        K = \begin{pmatrix} \mathrm{tr} A & a^T \\ a & A + A^T - \mathrm{tr} A \, I \end{pmatrix}, \qquad
+        a = 2 \, \mathrm{vee}(A),
+
+    so q is the first eigenvector of K, by repeated squaring. A Newton step on SO(3), :math:`R \exp(w)` with
+    :math:`(\mathrm{tr} S \, I - S) w = 2 \, \mathrm{vee}(S), S = R^T A`, then takes off what is left and carries the
+    gradient: its derivative is that of R by the implicit function theorem. First derivatives only.
+
+    R is unique where :math:`s_2 + s_3 > 0`, and its gradient grows as the inverse of that sum. Where the sum is 0 to
+    rounding (det A < 0 with its two smallest singular values equal, or rank below two) one of the nearest rotations is
+    returned, the identity if A = 0, with gradient 0.
+
+    :param a: matrices, shape ``(..., 3, 3)``.
+    :return: rotations, shape ``(..., 3, 3)``.
+    """
+    size = a.detach().abs().amax((-2, -1), keepdim=True)
+    a = a / torch.where(size > 0, size, 1)  # R does not depend on the scale, nor does the square overflow
+    fixed = a.detach()
+    trace = fixed.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    eye = torch.eye(3, dtype=a.dtype, device=a.device)
+    vector = 2 * vee(fixed).unsqueeze(-1)
+    k = torch.cat(
+        [torch.cat([trace, vector.mT], -1), torch.cat([vector, fixed + fixed.mT - trace * eye], -1)], -2
+    )
+    # Its eigenvalues are +-s_1 +-s_2 +-s_3, none below -3^(1/2) |A|, so that the largest becomes the largest in modulus.
+    bound = math.sqrt(3) * fixed.square().sum((-2, -1), keepdim=True).sqrt()
+    power = k + torch.where(bound > 0, bound, 1) * torch.eye(4, dtype=a.dtype, device=a.device)
+    # After n squarings e^{-2^n gap} of the second eigenvector is left, gap = (s_2 + s_3) / |A| up to a factor: 2^n = 1 / eps.
+    for _ in range(round(-math.log2(torch.finfo(a.dtype).eps))):
+        power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+        power = compose(power, power)
+    largest = power.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    q = power.gather(-2, largest[..., None, None].expand(*largest.shape, 1, 4)).squeeze(-2)
+    r = from_quaternion(q / _dot(q, q).sqrt())
+    r = _newton(r, fixed)
+    return _newton(r, a)
+
+
+def _newton(r: Tensor, a: Tensor) -> Tensor:
+    """One Newton step from R towards the maximum of tr(A^T R)."""
+    s = compose(r.mT, a)
+    h = s.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] * torch.eye(3, dtype=a.dtype, device=a.device)
+    h = h - (s + s.mT) / 2
+    h1, h2, h3 = h.unbind(-2)
+    adjugate = torch.stack([_cross(h2, h3), _cross(h3, h1), _cross(h1, h2)], -2)  # h is symmetric
+    det = _dot(h1, adjugate[..., 0, :])  # (s_1 + s_2)(s_1 + s_3)(s_2 + s_3)
+    unique = det > 8 * torch.finfo(a.dtype).eps * a.detach().abs().amax((-2, -1)).unsqueeze(-1) ** 3
+    w = act(adjugate, 2 * vee(s)) / torch.where(unique, det, 1)
+    return compose(r, exp(torch.where(unique, w, 0)))
+
+
+class SO3:
+    r"""Geometry of SO(3): points x, y and tangent vectors u at x have shape ``(..., 3, 3)``.
+
+    The tangent vectors at x are :math:`u = x \hat v`, and the angle metric gives them the length ``|v|``, which is
+    that of u as a matrix over the square root of 2. Geodesics have period 2 pi, the diameter is pi.
+    """
+
+    support = rotation
+
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
+        r"""Orthogonal projection of u on the tangent space at x: x times the skew part of :math:`x^T u`."""
+        return compose(x, hat(vee(compose(x.mT, u))))
+
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
+        r"""The point :math:`x \exp(x^T u)`, at distance ``|u|`` radians from x along the geodesic with direction u."""
+        return compose(x, exp(vee(compose(x.mT, u))))
+
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
+        r"""The shortest tangent vector :math:`u = x \log(x^T y)` with exp_x(u) = y."""
+        return compose(x, hat(log(compose(x.mT, y))))
+
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """Angle between x and y in [0, pi] radians, shape ``(...)``; the gradient at y = x is 0."""
+        return angle(compose(x.mT, y))
+
+    def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
+        r"""log |det d exp_x| at u, :math:`2 \log |\mathrm{sinc}(|u|/2)|`, shape ``(...)``."""
+        return log_jacobian(vee(compose(x.mT, u)))

@@ -1,0 +1,66 @@
+"""What every VAE class says of itself: its parameters to Pyro, its options to a saved file."""
+
+import functools
+import inspect
+import itertools
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import pyro
+from torch import nn
+
+_names: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+_count = itertools.count()
+_listening = ContextVar("_listening", default=True)
+
+
+def register(module: nn.Module) -> None:
+    """Give the trainable parameters of ``module`` to Pyro's parameter store, as ``pyro.module`` does.
+
+    The name is unique to the instance, copies and unpickled instances included. Under a name shared by two instances
+    the store keeps the parameters of the first, and plain SVI never trains the second, in silence.
+
+    :param module: the VAE; call this first in its model and in its guide.
+    """
+    if not _listening.get():
+        return
+    if module not in _names:
+        _names[module] = f"{type(module).__name__}-{next(_count)}"
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:  # pyro.module warns of each frozen parameter at every call
+            pyro.param(f"{_names[module]}$$${name}", parameter)
+
+
+@contextmanager
+def unregistered() -> Iterator[None]:
+    """Make :func:`register` do nothing, where parameters are taken from the module and no one reads Pyro's store.
+
+    A message for each parameter in model and guide costs more than tracing their sample sites.
+    """
+    token = _listening.set(False)
+    try:
+        yield
+    finally:
+        _listening.reset(token)
+
+
+def records_options(init: Callable[..., None]) -> Callable[..., None]:
+    """Decorate ``__init__`` so that the instance knows the options that built it, as ``options``.
+
+    :func:`ppvae.save` writes them beside the weights and :func:`ppvae.load` builds the instance from them. Options
+    with their default value are recorded too: a later change of a default does not change a saved model.
+    """
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def recorded(self: Any, *args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        init(self, *args, **kwargs)
+        if type(self).__init__ is recorded:  # a subclass with an __init__ of its own has other options
+            self.options = dict(list(bound.arguments.items())[1:])
+
+    return recorded

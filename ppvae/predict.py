@@ -1,0 +1,203 @@
+r"""What a trained VAE is asked for: encode, generate, reconstruct, log-likelihood. One function each, for all models.
+
+They see a VAE only through its traces, run in eval mode without gradients, take and return numpy arrays (tensors for
+tensors), and leave the mode of the VAE, Pyro's parameter store and, where a seed is given, the random generators as they were.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ppvae.arrays import VAE, check_support, evaluating, home, own_store, seeded, to_tensors
+from ppvae.infer import CenterMessenger, TensorELBO
+from ppvae.infer.elbo import latents
+from ppvae.infer.iwae import log_weight_parts
+
+Array = Any  # numpy array, or tensor where x was one
+
+
+def encode(vae: VAE, x: Array, *given: Array, batch_size: int = 4096) -> Array | dict[str, Array]:
+    """The centre of q(z | x) for each datum: deterministic, and on the latent's manifold.
+
+    :param x: data of shape (n, *vae.shape); ``given`` is what the model is conditioned on.
+    :return: array (n, *event) of the latent site, or a dict of such arrays where there are several sites.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    with _asking(vae), CenterMessenger():
+        for batch in _batches(to_tensors(vae, (x, *given)), batch_size):
+            for site in latents(poutine.trace(vae.guide).get_trace(*batch)):
+                parts.setdefault(site["name"], []).append(site["value"])
+    codes = {name: _like(torch.cat(values), x) for name, values in parts.items()}
+    return next(iter(codes.values())) if len(codes) == 1 else codes
+
+
+def reconstruct(vae: VAE, x: Array, *given: Array, sample: bool = False, batch_size: int = 4096) -> Array:
+    """The mean of p(x | z) at the centre of q(z | x), or with ``sample`` a draw from it; shape of x."""
+    out = []
+    with _asking(vae):
+        for batch in _batches(to_tensors(vae, (x, *given)), batch_size):
+            with CenterMessenger():
+                guide_trace = poutine.trace(vae.guide).get_trace(*batch)
+            out.append(_observation(poutine.replay(vae.model, trace=guide_trace), batch, sample))
+    return _like(torch.cat(out), x)
+
+
+def generate(
+    vae: VAE, n: int, *given: Array, sample: bool = False, seed: int | None = None, batch_size: int = 4096
+) -> np.ndarray:
+    """n data from the model: the mean of p(x | z) at draws z ~ p(z), or with ``sample`` draws of x too.
+
+    :param n: number of data.
+    :param given: what the model is conditioned on, n rows each.
+    :param seed: seed of the draws; where None the global generator is used and moved.
+    :return: array (n, *vae.shape).
+    """
+    if n < 1:
+        raise ValueError(f"generate: expected n of at least 1, got {n}")
+    device, dtype = home(vae)
+    blank = torch.zeros((n, *vae.shape), dtype=dtype, device=device)
+    with _asking(vae, seed):
+        batches = _batches(to_tensors(vae, (blank, *given)), batch_size)
+        return torch.cat([_observation(vae.model, batch, sample) for batch in batches]).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """An importance sampling estimate of log p(x) in nats, and how far it can be trusted.
+
+    :param log_weights: log p(x, z_s) / q(z_s | x), shape (n, num_samples).
+    """
+
+    log_weights: np.ndarray
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """log (1/S) sum_s w_s for each datum, shape (n,). Its expectation is at most log p(x)."""
+        top = self.log_weights.max(1, keepdims=True)
+        return top[:, 0] + np.log(np.exp(self.log_weights - top).mean(1))
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        weights = np.exp(self.log_weights - self.log_weights.max(1, keepdims=True))
+        return weights / weights.sum(1, keepdims=True)
+
+    @cached_property
+    def error(self) -> np.ndarray:
+        """Monte Carlo standard error of each value, by the delta method: sd(w) / (sqrt(S) mean(w)), shape (n,)."""
+        S = self.log_weights.shape[1]
+        return (
+            np.sqrt(S / max(S - 1, 1) * ((self._weights - 1 / S) ** 2).sum(1))
+            if S > 1
+            else np.full(len(self.log_weights), np.nan)
+        )
+
+    @cached_property
+    def ess(self) -> np.ndarray:
+        """Effective sample size 1 / sum_s w_s^2 of the normalised weights, between 1 and S, shape (n,)."""
+        return 1 / (self._weights**2).sum(1)
+
+    @cached_property
+    def pareto_k(self) -> np.ndarray:
+        """Pareto k-hat of the weights, shape (n,): above 0.7 the guide is too narrow and the value is not to be trusted.
+
+        Source: Vehtari et al. (2024), https://www.jmlr.org/papers/v25/19-556.html
+        """
+        from ppvae.diagnostics import pareto_k
+
+        return pareto_k(self.log_weights)
+
+    @property
+    def mean(self) -> float:
+        """Mean of the values over the data, nats per datum."""
+        return float(self.values.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean for the population the data are a sample of (the Monte Carlo error is within it)."""
+        return (
+            float(self.values.std(ddof=1) / math.sqrt(len(self.values))) if len(self.values) > 1 else math.nan
+        )
+
+    def __str__(self) -> str:
+        n, S = self.log_weights.shape
+        return (
+            f"log p(x) = {self.mean:.3f} ± {self.standard_error:.3f} nats per datum ({n} data, {S} samples each; median "
+            f"Monte Carlo error {np.median(self.error):.3f}, median ESS {np.median(self.ess):.0f}, "
+            f"Pareto k > 0.7 for {(self.pareto_k > 0.7).mean():.1%})"
+        )
+
+    __repr__ = __str__
+
+
+class _Traces(TensorELBO):
+    """Traces with particles, of which no loss is asked."""
+
+    def terms(self, model_trace: Any, guide_trace: Any) -> dict[str, Tensor]:
+        raise TypeError("no loss is defined")
+
+
+def log_likelihood(
+    vae: VAE, x: Array, *given: Array, num_samples: int = 500, seed: int | None = None, chunk: int = 50_000
+) -> LogLikelihood:
+    r"""log p(x) of each datum in nats, by importance sampling with the guide as proposal.
+
+    .. math::
+        \log p(x) \approx \log \frac1S \sum_s \frac{p(x, z_s)}{q(z_s \mid x)}, \qquad z_s \sim q(\cdot \mid x)
+
+    The densities of data and latents are complete (no constant is dropped), so values are comparable across latents and
+    models with the same likelihood family.
+
+    :param x: data of shape (n, *vae.shape), binarised where the likelihood is binary.
+    :param num_samples: S.
+    :param seed: seed of the draws; where None the global generator is used and moved.
+    :param chunk: how many (datum, sample) pairs go through the decoder at once; memory is proportional to it.
+    :raises ValueError: if x is outside the support of the likelihood, or a site outside the data plate.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), https://arxiv.org/abs/1509.00519
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples: expected at least 1, got {num_samples}")
+    data = to_tensors(vae, (x, *given))
+    check_support(vae, data)
+    particles = min(num_samples, max(1, chunk))
+    rows = []
+    with _asking(vae, seed):
+        for batch in _batches(data, max(1, chunk // particles)):
+            columns = []
+            for start in range(0, num_samples, particles):
+                K = min(particles, num_samples - start)
+                objective = _Traces(K)
+                model_trace, guide_trace = objective.traces(vae.model, vae.guide, *batch)
+                log_p, log_q, _ = log_weight_parts(model_trace, guide_trace, objective.max_plate_nesting)
+                columns.append((log_p - log_q).reshape(K, -1).mT.double().cpu())
+            rows.append(torch.cat(columns, 1))
+    return LogLikelihood(torch.cat(rows).numpy())
+
+
+def _observation(model: Any, batch: tuple[Tensor, ...], sample: bool) -> Tensor:
+    site = poutine.trace(poutine.uncondition(model)).get_trace(*batch).nodes["x"]
+    return site["value"] if sample else site["fn"].mean
+
+
+@contextmanager
+def _asking(vae: VAE, seed: int | None = None) -> Iterator[None]:
+    with own_store(), evaluating(vae), torch.no_grad(), pyro.validation_enabled(False), seeded(seed):
+        yield
+
+
+def _batches(data: tuple[Tensor, ...], batch_size: int) -> Iterator[tuple[Tensor, ...]]:
+    for start in range(0, data[0].shape[0], batch_size):
+        yield tuple(tensor[start : start + batch_size] for tensor in data)
+
+
+def _like(value: Tensor, x: Array) -> Array:
+    return value if isinstance(x, Tensor) else value.cpu().numpy()

@@ -1,0 +1,224 @@
+"""Checks that a model/guide pair keeps the contract that training, prediction and metrics build on."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Predictive, Trace_ELBO
+from torch import Tensor
+
+from ppvae.arrays import check_support, evaluating, own_store, seeded, to_tensors
+from ppvae.infer import ELBO, IWAE_ELBO, CenterMessenger, TensorELBO
+from ppvae.infer.elbo import latents
+from ppvae.predict import encode, generate, log_likelihood, reconstruct
+from ppvae.train import fit
+
+
+def check_vae(
+    make: Callable[[], Any], data: Any, *, given: tuple[Any, ...] = (), seed: int = 0
+) -> dict[str, str]:
+    """Check a VAE class of one's own; each check is one of the rules that the rest of the library relies on.
+
+    ::
+
+        check_vae(lambda: MyVAE(shape=(1, 8, 8)), x)
+
+    :param make: builds a new instance.
+    :param data: at least 8 data of shape (n, *shape) in the support of the likelihood.
+    :param given: what model and guide are conditioned on, n rows each.
+    :param seed: seed of all draws.
+    :return: the checks made, by name, with what each found.
+    :raises AssertionError: if a rule is broken; the message names the rule, what was expected and what came.
+    """
+    with seeded(seed):
+        vae = make()
+        batch = to_tensors(vae, (data, *given))
+        if batch[0].shape[0] < 8:
+            raise ValueError(f"data: expected at least 8 data, got {batch[0].shape[0]}")
+        check_support(vae, batch)
+        return {
+            "sites": _sites(vae, batch),
+            "batch sizes": _batch_sizes(vae, batch),
+            "left dimensions": _left_dimensions(vae, batch),
+            "gradients": _gradients(vae, batch),
+            "objectives": _objectives(vae, batch),
+            "plain SVI": _svi(make, batch),
+            "parameter store": _store(vae, batch),
+            "copies": _copies(vae, batch),
+            "predictive": _predictive(vae, batch),
+            "fit": _fit(make, batch),
+        }
+
+
+def _traces(vae: Any, batch: tuple[Tensor, ...], particles: int = 1) -> Any:
+    with own_store(), pyro.validation_enabled(True):
+        return ELBO(particles).traces(vae.model, vae.guide, *batch)
+
+
+def _sites(vae: Any, batch: tuple[Tensor, ...]) -> str:
+    model_trace, guide_trace = _traces(vae, batch)
+    n, x = batch[0].shape[0], model_trace.nodes.get("x")
+    assert x is not None and x["type"] == "sample" and x["is_observed"], (
+        "sites: expected the data observed at a sample site named 'x' (pyro.sample('x', law, obs=x))"
+    )
+    for trace in (model_trace, guide_trace):
+        plate = trace.nodes.get("data")
+        assert plate is not None, (
+            "sites: expected pyro.plate('data', x.shape[0]) in model and guide, found no plate of this name"
+        )
+        frames = [f for s in latents(trace) for f in s["cond_indep_stack"] if f.name == "data"]
+        assert all(f.dim == -1 and f.size == n for f in frames), (
+            f"sites: expected the plate 'data' at dim -1 with size x.shape[0] = {n}, got {[(f.dim, f.size) for f in frames]}"
+        )
+    event = tuple(x["fn"].event_shape)
+    assert event == tuple(vae.shape), (
+        f"sites: expected the law of x to have event shape {tuple(vae.shape)}, got {event}"
+    )
+    own, theirs = {s["name"] for s in latents(model_trace)}, {s["name"] for s in latents(guide_trace)}
+    assert own <= theirs, (
+        f"sites: expected the guide to sample every latent of the model, it misses {sorted(own - theirs)}"
+    )
+    return f"latents {sorted(own)}, observed x of shape {event}"
+
+
+def _batch_sizes(vae: Any, batch: tuple[Tensor, ...]) -> str:
+    for n in (1, 3, batch[0].shape[0]):
+        part = tuple(t[:n] for t in batch)
+        with torch.no_grad():
+            loss = _loss(vae, part)
+        assert torch.isfinite(loss), (
+            f"batch sizes: expected a finite loss for a batch of {n}, got {loss.item()}"
+        )
+    return "1, 3 and all"
+
+
+def _loss(vae: Any, batch: tuple[Tensor, ...], objective: TensorELBO | None = None) -> Tensor:
+    with own_store():
+        return (objective or ELBO()).differentiable_loss(vae.model, vae.guide, *batch)
+
+
+def _left_dimensions(vae: Any, batch: tuple[Tensor, ...]) -> str:
+    """Five particles at once must give, for each, the densities of a run by itself."""
+    with evaluating(vae), own_store(), torch.no_grad():
+        model_trace, guide_trace = _traces(vae, batch, particles=5)
+        x = model_trace.nodes["x"]
+        together = x["fn"].log_prob(x["value"])
+        assert together.shape == (5, batch[0].shape[0]), (
+            f"left dimensions: expected log p(x|z) of shape (5, {batch[0].shape[0]}) for 5 particles, got {tuple(together.shape)}; "
+            "wrap networks in ppvae.nn.Batched"
+        )
+        for k in range(5):
+            values = {s["name"]: s["value"][k] for s in latents(guide_trace)}
+            alone = poutine.trace(poutine.condition(vae.model, values)).get_trace(*batch).nodes["x"]
+            worst = (alone["fn"].log_prob(alone["value"]) - together[k]).abs().max().item()
+            scale = together[k].abs().max().item() + 1
+            assert worst <= 1e-4 * scale, (
+                f"left dimensions: particle {k} has another log p(x|z) within 5 particles than alone (by {worst:.2g} nats); "
+                "a network mixes left dimensions: wrap it in ppvae.nn.Batched"
+            )
+    return "5 particles, each as if alone"
+
+
+def _gradients(vae: Any, batch: tuple[Tensor, ...]) -> str:
+    vae.zero_grad(set_to_none=True)
+    _loss(vae, batch, ELBO(4)).backward()
+    parameters = {name: p for name, p in vae.named_parameters() if p.requires_grad}
+    without = [name for name, p in parameters.items() if p.grad is None]
+    assert not without, f"gradients: expected one for every parameter, none reached {without}"
+    bad = [name for name, p in parameters.items() if not torch.isfinite(p.grad).all()]
+    assert not bad, f"gradients: expected finite ones, NaN or infinite in {bad}"
+    vae.zero_grad(set_to_none=True)
+    return f"finite in all {len(parameters)} parameters"
+
+
+def _objectives(vae: Any, batch: tuple[Tensor, ...]) -> str:
+    for objective in (ELBO(), ELBO(3), IWAE_ELBO(3)):
+        found = {}
+        for entry in ("loss", "differentiable_loss", "loss_and_grads"):
+            with evaluating(vae), own_store(), seeded(1):
+                found[entry] = getattr(objective, entry)(vae.model, vae.guide, *batch).detach().item()
+        vae.zero_grad(set_to_none=True)
+        low, high = min(found.values()), max(found.values())
+        assert high - low <= 1e-5 * max(1.0, abs(high)), (
+            f"objectives: expected the same number from every entry point of {type(objective).__name__}, got {found}"
+        )
+    return "ELBO, ELBO(3), IWAE_ELBO(3): three entry points agree"
+
+
+def _svi(make: Callable[[], Any], batch: tuple[Tensor, ...]) -> str:
+    """Two instances, trained one after the other by plain SVI: each must move all its own parameters."""
+    with pyro.get_param_store().scope():
+        for which in ("first", "second"):
+            vae = make()
+            before = {name: p.detach().clone() for name, p in vae.named_parameters() if p.requires_grad}
+            svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+            for _ in range(3):
+                svi.step(*batch)
+            still = [
+                name for name, p in vae.named_parameters() if name in before and torch.equal(p, before[name])
+            ]
+            assert not still, (
+                f"plain SVI: expected the {which} instance to learn, its parameters {still} did not move; call ppvae.nn.register(self) "
+                "first in model and in guide"
+            )
+    return "two instances learn"
+
+
+def _store(vae: Any, batch: tuple[Tensor, ...]) -> str:
+    before = set(pyro.get_param_store().keys())
+    x, given = batch[0][:8], tuple(t[:8] for t in batch[1:])
+    _loss(vae, (x, *given))
+    encode(vae, x, *given)
+    generate(vae, 2, *(t[:2] for t in given))
+    reconstruct(vae, x, *given)
+    log_likelihood(vae, x, *given, num_samples=2)
+    fit(vae, (x, *given), epochs=1, progress=False)
+    added = set(pyro.get_param_store().keys()) - before
+    assert not added, (
+        f"parameter store: expected it unchanged by fit and predictions, found {sorted(added)[:3]} in it"
+    )
+    return "unchanged by fit and predictions"
+
+
+def _copies(vae: Any, batch: tuple[Tensor, ...]) -> str:
+    with evaluating(vae), own_store():
+        one = _centers(vae, batch)
+        for how, other in (("deepcopy", copy.deepcopy(vae)), ("pickle", pickle.loads(pickle.dumps(vae)))):
+            two = _centers(other, batch)
+            assert all(torch.equal(one[name], two[name]) for name in one), (
+                f"copies: a {how} encodes otherwise than the original"
+            )
+    return "deepcopy and pickle encode alike"
+
+
+def _centers(vae: Any, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    with torch.no_grad(), CenterMessenger():
+        return {s["name"]: s["value"] for s in latents(poutine.trace(vae.guide).get_trace(*batch))}
+
+
+def _predictive(vae: Any, batch: tuple[Tensor, ...]) -> str:
+    with evaluating(vae), own_store(), torch.no_grad():
+        draws = Predictive(poutine.uncondition(vae.model), guide=vae.guide, num_samples=2, parallel=True)(
+            *batch
+        )
+    shape = tuple(draws["x"].shape)
+    expected = (2, *batch[0].shape)
+    assert shape == expected, (
+        f"predictive: expected x of shape {expected} from Pyro's Predictive, got {shape}"
+    )
+    return f"x of shape {shape}"
+
+
+def _fit(make: Callable[[], Any], batch: tuple[Tensor, ...]) -> str:
+    vae = make()
+    losses = fit(
+        vae, batch, epochs=30, batch_size=batch[0].shape[0], lr=1e-2, seed=0, progress=False
+    ).history["loss"]
+    assert min(losses[-5:]) < losses[0], (
+        f"fit: expected the loss to fall in 30 epochs, it went from {losses[0]:.3f} to {losses[-1]:.3f}"
+    )
+    return f"loss {losses[0]:.2f} -> {losses[-1]:.2f} nats in 30 epochs"

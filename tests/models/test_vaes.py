@@ -1,0 +1,78 @@
+"""The contract over all VAEs: adding one is adding a line to VAES."""
+
+import pytest
+import torch
+from torch import nn
+
+import ppvae
+from ppvae import models
+from ppvae.models import GaussianVAE, SphericalVAE
+from ppvae.nn import BernoulliLikelihood, NormalLikelihood, PowerSphericalHead
+from ppvae.testing import check_vae
+
+BINARY = (torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+REAL = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
+
+
+def convolutions(features):
+    return nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(64, features))
+
+
+def deconvolutions(dim):
+    return nn.Sequential(
+        nn.Linear(dim, 64), nn.Unflatten(-1, (4, 4, 4)), nn.SiLU(), nn.ConvTranspose2d(4, 1, 4, stride=2, padding=1)
+    )
+
+
+VAES = {
+    "gaussian": (lambda: GaussianVAE((1, 8, 8), 2, (16,)), BINARY),
+    "gaussian, tabular, fixed scale": (lambda: GaussianVAE((5,), 2, (16,), likelihood=NormalLikelihood(0.5)), REAL),
+    "gaussian, tabular, learned scale": (
+        lambda: GaussianVAE((5,), 2, (16,), likelihood=NormalLikelihood(0.5, learned=True)),
+        REAL,
+    ),
+    "gaussian, convolutions": (
+        lambda: GaussianVAE((1, 8, 8), 2, encoder=convolutions(4), decoder=deconvolutions(2)),
+        BINARY,
+    ),
+    "circle": (lambda: SphericalVAE((1, 8, 8), 2, (16,)), BINARY),
+    "sphere": (lambda: SphericalVAE((1, 8, 8), 3, (16,)), BINARY),
+    "sphere, 10": (lambda: SphericalVAE((1, 8, 8), 10, (16,)), BINARY),
+    "sphere, power spherical": (lambda: SphericalVAE((1, 8, 8), 3, (16,), head=PowerSphericalHead(3)), BINARY),
+    "sphere, convolutions": (
+        lambda: SphericalVAE((1, 8, 8), 3, encoder=convolutions(4), decoder=deconvolutions(3)),
+        BINARY,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VAES)
+def test_contract(name):
+    make, x = VAES[name]
+    checks = check_vae(make, x)
+    assert len(checks) == 10
+
+
+def test_every_model_of_the_table_is_checked():
+    classes = {type(make()) for make, _ in VAES.values()}
+    assert {models.find(name) for name in models.TABLE} <= classes
+
+
+def test_an_encoder_with_the_wrong_number_of_features_says_so():
+    vae = SphericalVAE((1, 8, 8), 3, encoder=convolutions(7))
+    with pytest.raises(ValueError, match=r"VonMisesFisherHead expected features of shape \(\.\.\., 4\), got \(16, 7\)"):
+        ppvae.encode(vae, BINARY)
+
+
+def test_encode_is_deterministic_and_on_the_sphere():
+    vae = SphericalVAE((1, 8, 8), 3, (16,))
+    z = ppvae.encode(vae, BINARY.numpy())
+    assert (z == ppvae.encode(vae, BINARY.numpy())).all()
+    assert abs((z**2).sum(-1) - 1).max() < 1e-6
+
+
+def test_options_are_recorded():
+    vae = SphericalVAE((1, 8, 8), dim=4, likelihood=NormalLikelihood(0.2))
+    assert vae.options["shape"] == (1, 8, 8) and vae.options["dim"] == 4 and vae.options["hidden"] == (256, 128)
+    assert vae.options["likelihood"].options == {"scale": 0.2, "learned": False}
+    assert BernoulliLikelihood().options == {}
