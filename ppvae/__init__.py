@@ -26,30 +26,12 @@ _FUNCTIONS = {
     "save": "io",
     "load": "io",
 }
-_MODULES = (
-    "arrays",
-    "cli",
-    "data",
-    "diagnostics",
-    "distributions",
-    "infer",
-    "io",
-    "manifolds",
-    "models",
-    "nn",
-    "plotting",
-    "predict",
-    "report",
-    "special",
-    "testing",
-    "train",
-)
 
 
 def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
         return getattr(import_module(f"ppvae.{_FUNCTIONS[name]}"), name)
-    if name in _MODULES:
+    if name in _modules():
         return import_module(f"ppvae.{name}")
     near = difflib.get_close_matches(name, __dir__(), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -57,4 +39,11 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(["__version__", *_FUNCTIONS, *_MODULES])
+    return sorted(["__version__", *_FUNCTIONS, *_modules()])
+
+
+def _modules() -> set[str]:
+    """The modules of ppvae. In a checkout models lies beside this folder, not in it."""
+    from pkgutil import iter_modules
+
+    return {"models"} | {module.name for module in iter_modules(__path__) if not module.name.startswith("_")}

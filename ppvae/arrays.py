@@ -1,7 +1,8 @@
 """From the user's arrays to the tensors of a VAE, checked once."""
 
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ppvae.nn import unregistered
 
-VAE = Any  # an nn.Module with model, guide and shape: see ppvae.protocol
+VAE = Any  # an nn.Module with model, guide and shape
 
 
 def home(vae: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -27,20 +28,17 @@ def to_tensors(vae: VAE, data: Any, say: bool = False) -> tuple[Tensor, ...]:
 
     :param data: an array x of shape (n, *vae.shape), or a tuple (x, *given) of arrays with equal n.
     :param say: whether a change of dtype is told on the standard error.
-    :raises ValueError: for a wrong shape, a wrong dtype, no data, or arrays of unequal length.
+    :raises ValueError: for a wrong shape, a wrong dtype, no data, arrays of unequal length, or given arrays that do not
+        keep to the constraints ``vae.given``, where the VAE has them.
     """
     device, dtype = home(vae)
     arrays = data if isinstance(data, (tuple, list)) else (data,)
+    if not arrays:
+        raise ValueError("x: expected an array of data, got an empty list")
     tensors = []
     for i, array in enumerate(arrays):
         name = "x" if i == 0 else f"given[{i - 1}]"
-        if not isinstance(array, (Tensor, np.ndarray)):
-            raise ValueError(f"{name}: expected a numpy array or a torch tensor, got {type(array).__name__}")
-        if isinstance(array, np.ndarray) and array.dtype.kind not in "fiub":
-            raise ValueError(f"{name}: expected numbers, got an array of dtype {array.dtype}")
-        tensor = torch.as_tensor(np.ascontiguousarray(array)) if isinstance(array, np.ndarray) else array.detach()
-        if tensor.is_complex():
-            raise ValueError(f"{name}: expected real numbers, got {tensor.dtype}")
+        tensor = _tensor(name, array)
         if (i == 0 or tensor.is_floating_point()) and tensor.dtype != dtype:
             if say and i == 0:
                 print(f"ppvae: {name} is cast from {tensor.dtype} to the model's {dtype}", file=sys.stderr)
@@ -48,19 +46,66 @@ def to_tensors(vae: VAE, data: Any, say: bool = False) -> tuple[Tensor, ...]:
         tensors.append(tensor.to(device))
     x = tensors[0]
     shape = tuple(vae.shape)
-    if tuple(x.shape[1:]) != shape or x.dim() == 0:
-        hint = ""
-        if x.numel() and tuple(x.shape[1:]) == shape[1:] and shape[:1] == (1,):
-            hint = "; add the channel with x[:, None]"
-        elif tuple(x.shape) == shape:
-            hint = "; for one datum use x[None]"
-        raise ValueError(f"x: expected shape (n, {', '.join(map(str, shape))}), got {tuple(x.shape)}{hint}")
+    if x.dim() == 0 or tuple(x.shape[1:]) != shape:
+        raise ValueError(
+            f"x: expected shape (n, {', '.join(map(str, shape))}), got {tuple(x.shape)}"
+            f"{_hint(x, shape, isinstance(data, list))}"
+        )
     if not x.shape[0]:
-        raise ValueError(f"x: expected at least one datum, got shape {tuple(x.shape)}")
+        raise ValueError(f"x: expected at least one datum, got none, shape {tuple(x.shape)}")
     for i, tensor in enumerate(tensors[1:]):
         if tensor.shape[:1] != x.shape[:1]:
             raise ValueError(f"given[{i}]: expected {x.shape[0]} rows as in x, got shape {tuple(tensor.shape)}")
+    expected = getattr(vae, "given", None)
+    if expected is not None and len(expected) != len(tensors) - 1:
+        advice = "pass the data alone, without labels" if not expected else "pass them after x, as (x, *given)"
+        raise ValueError(
+            f"given: {type(vae).__name__} expected {len(expected)} arrays beside x, got {len(tensors) - 1}; {advice}"
+        )
+    for i, (constraint, tensor) in enumerate(zip(expected or (), tensors[1:], strict=False)):
+        inside = (constraint.check(tensor) & torch.isfinite(tensor)).reshape(len(tensor), -1).all(1)
+        if tensor.dim() != constraint.event_dim + 1:
+            shape = f"(n,{' ...' * constraint.event_dim})"
+            raise ValueError(f"given[{i}]: expected shape {shape}, got {tuple(tensor.shape)}")
+        if not inside.all():
+            raise ValueError(
+                f"given[{i}]: expected {_words(constraint)}, got {_range(tensor)}, first in row {_first(inside)}"
+            )
     return tuple(tensors)
+
+
+def _tensor(name: str, array: Any) -> Tensor:
+    if isinstance(array, np.ma.MaskedArray):
+        raise ValueError(f"{name}: expected an array without a mask, got a masked one; fill it, e.g. array.filled(0)")
+    if isinstance(array, np.ndarray):
+        if array.dtype.kind not in "fiub":
+            raise ValueError(f"{name}: expected numbers, got an array of dtype {array.dtype}")
+        # torch takes neither a foreign byte order nor negative strides, and warns of memory that it may not write.
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+        return torch.as_tensor(array if array.flags.writeable else array.copy())
+    if not isinstance(array, Tensor):
+        raise ValueError(
+            f"{name}: expected a numpy array or a torch tensor, got {type(array).__name__}; "
+            "convert it with numpy.asarray"
+        )
+    if array.layout != torch.strided:
+        raise ValueError(f"{name}: expected a dense tensor, got layout {array.layout}; convert it with x.to_dense()")
+    if array.is_complex():
+        raise ValueError(f"{name}: expected real numbers, got {array.dtype}")
+    return array.detach()
+
+
+def _hint(x: Tensor, shape: tuple[int, ...], listed: bool) -> str:
+    """What was probably meant by x of a shape that is not (n, *shape)."""
+    if tuple(x.shape) == shape:
+        return "; put a list of data together with numpy.stack" if listed else "; for one datum use x[None]"
+    if x.numel() and shape[:1] == (1,) and tuple(x.shape[1:]) == shape[1:]:
+        return "; add the channel with x[:, None]"
+    if len(shape) == 3 and tuple(x.shape[1:]) == (*shape[1:], shape[0]):
+        return "; put the channels first with numpy.moveaxis(x, -1, 1)"
+    if x.dim() > 1 and math.prod(x.shape[1:]) == math.prod(shape):
+        return f"; use x.reshape(-1, {', '.join(map(str, shape))}) if its numbers are in that order"
+    return "; the VAE was built for another shape"
 
 
 def check_support(vae: VAE, data: tuple[Tensor, ...], chunk: int = 4096) -> None:
@@ -71,40 +116,83 @@ def check_support(vae: VAE, data: tuple[Tensor, ...], chunk: int = 4096) -> None
     with torch.no_grad(), evaluating(vae), own_store(), seeded(0):
         guide_trace = poutine.trace(vae.guide).get_trace(*(t[:1] for t in data))
         model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*(t[:1] for t in data))
+    if "x" not in model_trace or not model_trace.nodes["x"]["is_observed"]:
+        raise ValueError("the model has no observed site 'x'; expected pyro.sample('x', law, obs=x) in it")
     law = model_trace.nodes["x"]["fn"]
-    x = data[0]
-    for start in range(0, x.shape[0], chunk):
-        part = x[start : start + chunk]
-        inside = law.support.check(part)
+    if tuple(law.event_shape) != tuple(vae.shape):
+        raise ValueError(
+            f"site 'x': expected a law with the event shape {tuple(vae.shape)} of one datum, got "
+            f"{tuple(law.event_shape)}; say which dimensions belong to a datum with .to_event(len(shape))"
+        )
+    base = law
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    likelihood = type(base).__name__
+    for start in range(0, data[0].shape[0], chunk):
+        x = data[0][start : start + chunk]
+        # torch's constraint on real numbers lets infinity pass.
+        inside = law.support.check(x) & torch.isfinite(x).reshape(x.shape[0], -1).all(1)
         if not inside.all():
-            row = start + int((~inside).nonzero()[0, 0])
-            if not torch.isfinite(part).all():
-                what = "NaN or infinite values"
-            else:
-                what = f"values from {float(x.min()):.4g} to {float(x.max()):.4g}"
-            base = law
-            while hasattr(base, "base_dist"):
-                base = base.base_dist
             raise ValueError(
-                f"x: expected values in the support of the {type(base).__name__} likelihood ({_describe(base.support)}), got "
-                f"{what}, first in row {row}. {_advice(type(base).__name__, x)}"
+                f"x: expected values in the support of the {likelihood} likelihood ({_words(base.support)}), got "
+                f"{_range(data[0])}, first in row {start + _first(inside)}. {_advice(likelihood, data[0])}"
             )
 
 
-def _describe(support: Any) -> str:
-    return {"Boolean": "0 or 1", "_Boolean": "0 or 1", "_Real": "real numbers"}.get(
-        type(support).__name__, str(support)
-    )
+def check_domain(transform: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Raise a ValueError if a value of x is outside ``transform.domain``, where it has one."""
+    domain = getattr(transform, "domain", None)
+    if domain is None:
+        return
+    inside = domain.check(x)
+    if not inside.all():
+        advice = "Remove or impute these rows." if not torch.isfinite(x).all() else _scaling(x)
+        raise ValueError(
+            f"x: {type(transform).__name__} expected values in {_words(domain)}, got {_range(x)}, first in row "
+            f"{_first(inside)}. {advice}"
+        )
+
+
+def _first(inside: Tensor) -> int:
+    return int((~inside).nonzero()[0, 0])
+
+
+def _range(x: Tensor) -> str:
+    finite = torch.isfinite(x)
+    if not finite.all():
+        return f"{int((~finite).sum())} NaN or infinite values"
+    return f"values from {float(x.min()):.4g} to {float(x.max()):.4g}"
+
+
+def _words(support: Any) -> str:
+    words = {
+        "_Boolean": "0 or 1",
+        "_Real": "finite real numbers",
+        "_IntegerGreaterThan": "counts 0, 1, 2, ...",
+        "_GreaterThan": f"numbers above {getattr(support, 'lower_bound', 0)}",
+        "_IntegerInterval": f"classes {getattr(support, 'lower_bound', 0)} to {getattr(support, 'upper_bound', 0)}",
+        "_Interval": f"[{getattr(support, 'lower_bound', 0):g}, {getattr(support, 'upper_bound', 0):g}]",
+    }
+    return words.get(type(support).__name__, str(support))
+
+
+def _scaling(x: Tensor) -> str:
+    if x.min() < 0:
+        return "Map them to [0, 1]."
+    return f"Divide by the greatest value that can be stored, e.g. ppvae.data.scale(x, {255 if x.max() > 16 else 16})."
 
 
 def _advice(likelihood: str, x: Tensor) -> str:
     if not torch.isfinite(x).all():
         return "Remove or impute these rows."
     if likelihood == "Bernoulli":
+        scaling = "" if 0 <= x.min() and x.max() <= 1 else f"{_scaling(x)} Then "
         return (
-            "Binarise the data (ppvae.data.binarize; for grey values 0 to 255 or 0 to 16 scale them to [0, 1] first), or choose "
-            "a likelihood for grey values, e.g. likelihood=ppvae.nn.NormalLikelihood(scale=0.1)."
+            f"{scaling}binarise grey values in [0, 1], e.g. by fit(..., transform=ppvae.transforms.DynamicBinarization()), "
+            "or choose a likelihood for them, e.g. likelihood=ppvae.nn.ContinuousBernoulliLikelihood()."
         )
+    if likelihood == "ContinuousBernoulli":
+        return _scaling(x)
     return "Transform the data, or choose another likelihood head from ppvae.nn."
 
 

@@ -21,6 +21,7 @@ import difflib
 import importlib.metadata
 import inspect
 import io
+import itertools
 import json
 import math
 import os
@@ -31,9 +32,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_origin
 
-from jsonargparse import ArgumentParser, Namespace, get_loader
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
 
 import ppvae
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 #: All models are tested on one draw of the test data and stopped by one draw of the validation data, whatever their seed.
 VALIDATION_SEED, TEST_SEED = 1, 2
+MORE = "The options of a model: ppvae fit MODEL --help"
 #: Files whose presence makes a folder a run.
 FILES = ("run.yaml", "model.safetensors", "history.csv", "evaluation.json")
 
@@ -78,15 +80,19 @@ def fit(argv: Sequence[str]) -> None:
     """Train a VAE and write it to a folder."""
     name, argv = _model_name(argv)
     if name is None:
-        parser = _parser("fit", "MODEL", fit)
-        parser.epilog = f"{_table_of_models()}\n\nThe options of a model: ppvae fit MODEL --help"
-        _parse(parser, argv)
+        if set(argv) & {"-h", "--help"}:
+            print(f"usage: ppvae fit MODEL --data NAME|FILE --out FOLDER [options]\n\n{_table_of_models()}\n\n{MORE}")
+            return
         raise ValueError(f"fit: name a model first, e.g. ppvae fit {_first(_models())} --data digits --out runs/a")
     parser = _fit_parser(name)
     options = _parse(parser, argv)
     out = _required(options, "out", "the folder of the run, e.g. --out runs/a")
     _required(options, "data", "a name of `ppvae data` or a file, e.g. --data digits")
     _refuse_run(out, options.force)
+    then = options.versions or {}
+    changed = [f"{name} {then[name]} then, {now} now" for name, now in _versions().items() if then.get(name, now) != now]
+    if changed:
+        print(f"ppvae: the numbers may differ from those of {options.config[-1]}: {', '.join(changed)}", file=sys.stderr)
     train(parser, options, out)
     print(f"Next: ppvae evaluate {out}; ppvae report {out}; ppvae generate {out} --png {out}/samples.png")
 
@@ -158,7 +164,7 @@ def models(argv: Sequence[str]) -> None:
     """List the models."""
     _parse(_parser("models", "", models), argv)
     print(_table_of_models())
-    print("\nThe options of a model: ppvae fit MODEL --help")
+    print(f"\n{MORE}")
 
 
 def data(argv: Sequence[str]) -> None:
@@ -170,16 +176,17 @@ def data(argv: Sequence[str]) -> None:
         try:
             found = ppvae.data.load(name)
         except FileNotFoundError as error:
-            print(f"{name:12}not on this machine. {error}\n")
+            command = next((line.strip() for line in str(error).splitlines() if line.startswith("    ")), str(error))
+            print(f"{name:18}not on this machine; install it by\n{'':18}{command}\n")
         else:
             parts = {"train": found.train, "validation": found.validation, "test": found.test}
             sizes = ", ".join(f"{len(x):,} {part}" for part, x in parts.items() if x is not None)
-            print(f"{name:12}{sizes}; each of shape {found.shape}\n{'':12}{found.source}\n{'':12}licence: {found.licence}\n")
+            print(f"{name:18}{sizes}; each of shape {found.shape}\n{'':18}{found.source}\n{'':18}licence: {found.licence}\n")
     print("Data of your own: --data file.npy, an array (n, *shape), or file.npz with the key x, and labels if there are any")
 
 
 def demo(argv: Sequence[str]) -> None:
-    """Train two VAEs on handwritten digits, one with a flat and one with a round latent space, and compare them."""
+    """Train two VAEs on handwritten digits, compare them and write a report."""
     parser = _parser("demo", "", demo)
     parser.add_argument("--out", type=str, default="runs/demo", help="folder to write; an older demo in it is replaced")
     parser.add_argument("--data", type=str | None, help="mnist or digits; mnist where it is installed, else digits")
@@ -244,16 +251,18 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
 
 def train(parser: ArgumentParser, options: Namespace, out: Path) -> None:
     """Build the model, train it and write the run to ``out``."""
-    from ppvae.arrays import isolated
+    from ppvae.arrays import seeded
     from ppvae.models import find
 
     source = open_data(options.data, options.test)
-    built = parser.instantiate(options)
+    built = {name: _built(value) for name, value in vars(options).items()}
     cls = find(options.model)
-    with isolated(options.seed):
+    with seeded(options.seed):
         vae = cls(source.shape, **{name: built[name] for name in _model_options(cls)})
     options.maximum, options.binarize = _preparation(source, vae, options)
     prepared = prepare(source, options.maximum, options.binarize, options.data)
+    _refuse_grey(prepared.train, vae, options)
+    _refuse_device(options.device)
     for line in prepared.said:
         print(line)
     settings = {name: built[name] for name in _fit_options()}
@@ -272,10 +281,10 @@ def train(parser: ArgumentParser, options: Namespace, out: Path) -> None:
     writer.writerows(zip(*result.history.values(), strict=True))
     _write(out / "history.csv", table.getvalue())
     record = options.clone()
-    for name in ("config", "out", "force", "progress"):
+    for name in ("config", "out", "force", "progress", "versions"):
         record.pop(name, None)
-    record.versions = _versions()
-    _write(out / "run.yaml", parser.dump(record, skip_validation=True))
+    versions = "".join(f"  {name}: {json.dumps(version)}\n" for name, version in _versions().items())
+    _write(out / "run.yaml", f"{parser.dump(record, skip_validation=True)}versions:\n{versions}")
     reason = {"epochs": "", "patience": ", stopped as the validation loss no longer fell", "interrupted": ", interrupted"}
     best = ", ".join(f"{title} {result.best[key]:.2f}" for key, title in SHOWN if key in result.best)
     print(
@@ -348,15 +357,33 @@ def measure(run: str | Path, num_samples: int, seed: int) -> Measured:
     return measured
 
 
+def _built(value: Any) -> Any:
+    """An option as the model takes it: the head that a name and its options describe, a tuple for a list."""
+    if isinstance(value, Namespace):
+        import ppvae.nn
+
+        return getattr(ppvae.nn, value.class_path.rpartition(".")[2])(**vars(value.init_args))
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _refuse_device(device: str | None) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
+
+
 def _kl(vae: Any, x: Any, seed: int) -> list[float]:
     """KL(q(z | x) || p(z)) of each datum, summed over the latents; a draw where it has no closed form."""
     import torch
 
-    from ppvae.arrays import evaluating, isolated, to_tensors
+    from ppvae.arrays import evaluating, own_store, seeded, to_tensors
     from ppvae.infer import ELBO
     from ppvae.infer.elbo import kl_terms
 
-    with isolated(seed), evaluating(vae), torch.no_grad():
+    with own_store(), seeded(seed), evaluating(vae), torch.no_grad():
         terms = kl_terms(*ELBO().traces(vae.model, vae.guide, *to_tensors(vae, x)))
     return sum(terms.values(), torch.zeros(len(x))).tolist()
 
@@ -367,13 +394,13 @@ def _report_run(name: str, folder: Path) -> "Run":
     import torch
     from pyro import poutine
 
-    from ppvae.arrays import evaluating, isolated, to_tensors
+    from ppvae.arrays import evaluating, own_store, seeded, to_tensors
     from ppvae.infer.elbo import latents
     from ppvae.report import Run
 
     vae, prepared, record = _load(folder), *_data_of(folder)
     x = prepared.test[:2000]
-    with isolated(0), evaluating(vae), torch.no_grad():
+    with own_store(), seeded(0), evaluating(vae), torch.no_grad():
         sites = list(latents(poutine.trace(vae.guide).get_trace(*to_tensors(vae, x[:1]))))
     codes = ppvae.encode(vae, x)
     if not isinstance(codes, dict):
@@ -399,7 +426,7 @@ def _report_run(name: str, folder: Path) -> "Run":
         elbo=None if measured is None else measured.elbo,
         kl=None if measured is None else measured.kl,
         test_data="" if measured is None else f"{measured.test_data}; {measured.num_samples} importance samples each",
-        options={key: value for key, value in record.items() if key != "versions" and value is not None} | record["versions"],
+        options={key: value for key, value in record.items() if key != "versions" and value is not None} | record.get("versions", {}),
     )
 
 
@@ -490,6 +517,18 @@ def _preparation(source: "DataSet", vae: Any, options: Namespace) -> tuple[float
     return maximum, how
 
 
+def _refuse_grey(x: Any, vae: Any, options: Namespace) -> None:
+    """Grey values for a Bernoulli likelihood, refused in the words of this command."""
+    from ppvae.nn import BernoulliLikelihood
+
+    bernoulli = isinstance(getattr(vae, "likelihood", None), BernoulliLikelihood)
+    if bernoulli and options.binarize == "none" and not ((x == 0) | (x == 1)).all():
+        raise ValueError(
+            f"the Bernoulli likelihood needs data of 0 and 1, and those of {options.data} run from {x.min():g} to {x.max():g}: "
+            "add --binarize dynamic, or --binarize threshold, or --likelihood Normal"
+        )
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Data as the likelihood reads them; with dynamic binarisation ``train`` still holds the intensities."""
@@ -578,10 +617,343 @@ def _demo_data() -> str:
 
 def _parser(command: str, words: str, function: Callable) -> ArgumentParser:
     return ArgumentParser(
-        prog=f"ppvae {command} {words}".strip(),
-        usage=f"ppvae {command} {words} [options]",
-        description=inspect.getdoc(function),
-        formatter_class=argparse.RawDescriptionHelpFormatter if command == "fit" and words == "MODEL" else None,
+        prog=f"ppvae {command}",
+        usage=" ".join(["ppvae", command, *words.split(), "[options]"]),
+        description=(inspect.getdoc(function) or "").partition("\n:param")[0].strip(),
+        formatter_class=_Help,
         exit_on_error=False,
         allow_abbrev=False,
+        print_config="--print-config",
     )
+
+
+class _Help(DefaultHelpFormatter):
+    """One short line for each option: what it is, its type, its default if it has one."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=30, width=min(110, shutil.get_terminal_size().columns - 2))
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        kind = getattr(action, "_typehint", None)
+        words = []
+        if isinstance(kind, type) or get_origin(kind) is not None:
+            simple = str(self._get_type_str(action)).replace(" | null", "").replace("typing.", "")
+            words += [simple] if re.fullmatch(r"(int|float|str|bool|Sequence\[int\])", simple) else []
+        if action.option_strings and not any(action.default is x for x in (None, False, argparse.SUPPRESS, "")):
+            words += ["default %(default)s"]
+        text = (action.help or "").replace("``", "").rstrip(".")
+        return text + (f" ({', '.join(words)})" if words else "")
+
+
+def _fit_parser(name: str) -> ArgumentParser:
+    """The options of ``ppvae fit`` for one model: its own, those of :func:`ppvae.fit`, and those of the data."""
+    from ppvae.models import find
+
+    cls = find(name)
+    parser = _parser("fit", name, cls)
+    parser.usage = f"ppvae fit {name} --data NAME|FILE --out FOLDER [options]"
+    parser.add_argument("--config", action="config", help="YAML file of options, e.g. the run.yaml of a run; the words behind it win")
+    parser.add_argument("--out", type=str | None, help="folder to write the run to")
+    parser.add_argument("--force", action="store_true", help="replace the run in the folder")
+    parser.add_argument("--model", type=str, default=name, help="the model, where the first word does not name it")
+    parser.add_argument("--versions", type=dict | None, help=argparse.SUPPRESS)
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", type=str | None, help="a name of `ppvae data`, or FILE.npy, or FILE.npz with the key x")
+    group.add_argument(
+        "--test",
+        type=int | None,
+        help="how many data to hold out for the test: the first of the set's test part; where this is smaller, or the data "
+        "are a file, the last of all data, after a tenth as many for validation",
+    )
+    group.add_argument(
+        "--maximum", type=float | None, help="greatest value a pixel can have, by which data are divided; known for named images"
+    )
+    group.add_argument(
+        "--binarize",
+        type=Literal["none", "threshold", "dynamic"] | None,
+        metavar="{none,threshold,dynamic}",
+        help="from intensities in [0, 1] to 0 and 1: at 1/2 (threshold), or at random, anew at each step (dynamic). Where not "
+        "given: dynamic for named images with a Bernoulli likelihood, else none",
+    )
+    own = _model_options(cls)
+    taken = sorted(set(own) & ({action.dest for action in parser._actions} | set(_fit_options())))
+    if taken:
+        raise ValueError(f"{name}: its options {', '.join(taken)} are also options of training or data; train it from Python")
+    described, heads = _described(cls), _heads(cls)
+    group = parser.add_argument_group(f"model: {name}")
+    group.add_class_arguments(cls, as_group=False, skip=set(inspect.signature(cls).parameters) - set(own) | set(heads))
+    for option, classes in heads.items():
+        short = ", ".join(known.removesuffix(option.title()) for known in classes)
+        group.add_argument(
+            f"--{option}",
+            type=_union(classes.values()),
+            metavar="NAME",
+            help=f"{described.get(option, '')} NAME is one of {short}; its options are --{option}.OPTION, see --{option}.help NAME",
+        )
+    group = parser.add_argument_group("training")
+    import ppvae.train
+
+    everything = set(inspect.signature(ppvae.train.fit).parameters)
+    group.add_function_arguments(ppvae.train.fit, as_group=False, skip=everything - set(_fit_options()) | {"device"})
+    group.add_argument("--device", type=str | None, help="where to train, e.g. cuda; the CPU where not given")
+    parser.set_defaults(seed=0)
+    return parser
+
+
+def _fit_options() -> list[str]:
+    """The parameters of :func:`ppvae.fit` that a word can say."""
+    import ppvae.train
+
+    objects = {"vae", "data", "validation", "objective", "optimizer", "dtype", "callbacks"}
+    return [name for name in inspect.signature(ppvae.train.fit).parameters if name not in objects]
+
+
+def _model_options(cls: type) -> list[str]:
+    """The parameters of a model that a word can say: all but the shape, which the data have, and networks."""
+    return [name for name in inspect.signature(cls).parameters if name not in ("shape", "encoder", "decoder")]
+
+
+def _heads(cls: type) -> dict[str, dict[str, type]]:
+    """Option of a model -> the classes of :mod:`ppvae.nn` that it can be, by name: a ``likelihood`` is a ``...Likelihood``."""
+    import ppvae.nn
+
+    found = {name: getattr(ppvae.nn, name) for name in ppvae.nn.__all__}
+    return {
+        option: {name: c for name, c in found.items() if name.endswith(option.title()) and name != option.title()}
+        for option in inspect.signature(cls).parameters
+        if option in ("likelihood", "head")
+    }
+
+
+def _union(classes: Any) -> Any:
+    kind: Any = None
+    for cls in classes:
+        kind = cls | kind if kind is not None else cls | None
+    return kind
+
+
+def _described(cls: type) -> dict[str, str]:
+    """Parameter -> its line in the docstring of the class."""
+    lines = re.findall(r":param (\w+): (.*?)(?=\n:|\Z)", inspect.getdoc(cls) or "", re.DOTALL)
+    return {name: " ".join(text.split()) for name, text in lines}
+
+
+def _parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
+    """Parse; accept and show ``--batch-size`` for ``batch_size``; say what is wrong in one line."""
+    options = {string: action for action in parser._actions for string in action.option_strings}
+    for action in parser._actions:
+        dashed = [re.sub("(?<=[a-z])_", "-", string) for string in action.option_strings if not string.endswith("+")]
+        parser._option_string_actions.update(dict.fromkeys(dashed, action))
+        action.option_strings = dashed
+    words, previous = [], ""
+    for word in argv:
+        if word.startswith("--"):
+            key, sign, value = word.partition("=")
+            head, dot, rest = key.partition(".")
+            if dot:  # --likelihood.some-option
+                key = head + dot + rest.replace("-", "_")
+            word = key + sign + (_spelled(options.get("--" + key[2:].replace("-", "_")), value) if sign else value)
+            previous = "" if sign else key
+        else:
+            word, previous = _spelled(options.get("--" + previous[2:].replace("-", "_")), word), ""
+        words.append(word)
+    try:
+        return parser.parse_args(words)
+    except argparse.ArgumentError as error:
+        raise ValueError(_explained(error, parser, options)) from error
+
+
+def _spelled(action: Any, value: str) -> str:
+    """A value as the parser wants it: 64,32 for a list, Normal for ppvae.nn.NormalLikelihood."""
+    if action is None:
+        return value
+    if isinstance(action.default, (tuple, list)) and value[:1] not in ("[", "("):
+        return f"[{value}]"
+    if action.dest in ("likelihood", "head") and re.fullmatch(r"(ppvae\.nn\.)?\w+", value):
+        import ppvae.nn
+
+        suffix = action.dest.title()
+        names = [n for n in ppvae.nn.__all__ if n.endswith(suffix) and n != suffix]
+        name = value.removeprefix("ppvae.nn.")
+        full = name if name in names else name + suffix
+        if full not in names:
+            short = [n.removesuffix(suffix) for n in names]
+            _known(name, [*names, *short], action.dest, show=short)
+        return f"ppvae.nn.{full}"
+    return value
+
+
+def _explained(error: argparse.ArgumentError, parser: ArgumentParser, options: Mapping[str, Any]) -> str:
+    """The message of jsonargparse in one line, with the nearest option where one is misspelt."""
+    message, where = str(error).strip(), parser.prog.removeprefix("ppvae ")
+    shown = {o for string in options for o in [string.replace("_", "-")] if string.startswith("--") and not string.endswith("+")}
+    if match := re.match(r"unrecognized arguments: (.*)", message, re.IGNORECASE):
+        word = match[1].split()[0]
+        if not word.startswith("-"):
+            return f"{where}: unexpected {word!r}; see {parser.prog} --help"
+        return f"{where}: no option {word.partition('=')[0]}{_near(word.partition('=')[0], sorted(shown))}"
+    if match := re.search(r"Parser key \"(\S+?)\":\s*(.*)", message, re.DOTALL):
+        key, rest = match[1], match[2]
+        problem = re.search(r"Problem with given class_path '(\S+)':\s*(.*?)(?=\n\s*- |\Z)", rest, re.DOTALL)
+        if problem:
+            unknown = re.sub(r"Option '(\S+)' is not accepted", rf"no option --{key}.\1", " ".join(problem[2].split()))
+            return f"{where} --{key} {problem[1].rpartition('.')[2]}: {unknown}"
+        rest = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(rest.split()))
+        rest = re.sub(r"Expected an? (.*?)\. Got value: ", r"expected \1, got ", rest)
+        if "Subtypes:" in rest:
+            kinds = re.search(r"Subtypes: [\[(](.*?)[\])] Errors", rest)
+            given = re.search(r"Given value: (.*)", rest)
+            if kinds and given:
+                rest = f"expected {kinds[1].replace(', NoneType', '').replace('typing.', '')}, got {given[1]}"
+        rest = re.sub(r"Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", ""), rest)
+        return f"{parser.prog} --{key.replace('_', '-')}: {rest}"
+    if match := re.search(r"Option '(\S+)' is not accepted", message):
+        return f"{where} --config: no option {match[1]!r}{_near(match[1], [o[2:].replace('-', '_') for o in shown])}"
+    return f"{where}: {' '.join(message.split())}"
+
+
+def _model_name(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The model, which is the first word or stands in the YAML file, and all words with it as an option."""
+    argv = list(argv)
+    if argv and not argv[0].startswith("-"):
+        return argv[0], [*argv[1:], "--model", argv[0]]
+    pairs = list(itertools.pairwise([*argv, ""]))
+    for word, value in pairs:
+        if word == "--model" or word.startswith("--model="):
+            return word.partition("=")[2] or value, argv
+    for word, value in pairs:
+        if word == "--config" or word.startswith("--config="):
+            file = Path(word.partition("=")[2] or value)
+            name = _record(file).get("model")
+            if name is None:
+                raise ValueError(f"{file}: expected a line `model: NAME`; or name the model: ppvae fit MODEL --config {file}")
+            return str(name), argv
+    return None, argv
+
+
+# --- small things -----------------------------------------------------------------------------------------------------
+
+
+def _overview() -> str:
+    lines = [f"ppvae {ppvae.__version__}: variational autoencoders with latents on manifolds", "", "usage: ppvae COMMAND", ""]
+    for name, (function, words) in COMMANDS.items():
+        lines += [f"  {name + ' ' + words:44}{(function.__doc__ or '').splitlines()[0]}"]
+    lines += [
+        "",
+        "ppvae COMMAND --help tells the options of a command, ppvae fit MODEL --help those of a model.",
+        "PPVAE_DEBUG=1 in the environment shows where an error comes from.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _models() -> list[str]:
+    from ppvae import models
+
+    return models.names()
+
+
+def _first(names: Sequence[str]) -> str:
+    return next(iter(names), "MODEL")
+
+
+def _table_of_models() -> str:
+    from ppvae import models
+
+    return "\n".join(f"{name:20}{models.summary(name)}" for name in models.names())
+
+
+def _known(name: str, names: Any, kind: str, show: Any = None) -> str:
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name.lower(), {n.lower(): n for n in names}, n=1)
+    best = [n for n in names if n.lower() in near][:1]
+    raise ValueError(f"no {kind} {name!r}{f'; did you mean {best[0]}?' if best else ''} (there are {', '.join(show or names)})")
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _required(options: Namespace, name: str, what: str) -> Any:
+    if options[name] is None:
+        raise ValueError(f"fit: --{name} is missing: {what}")
+    return Path(options[name]) if name == "out" else options[name]
+
+
+def _refuse_run(out: Path, force: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; name a folder")
+    held = [name for name in FILES if (out / name).exists()]
+    if held and not force:
+        raise ValueError(f"{out} already holds a run ({', '.join(held)}); choose another --out, or replace it with --force")
+
+
+def _record(file: Path) -> dict[str, Any]:
+    """A YAML file of options."""
+    if not file.is_file():
+        hint = "" if file.name != "run.yaml" else "; a run is a folder that `ppvae fit MODEL --out FOLDER` wrote"
+        raise FileNotFoundError(f"no file {file}{hint}")
+    try:
+        record = get_loader("yaml")(file.read_text(encoding="utf-8"))
+    except Exception as error:  # whatever the YAML parser raises
+        raise ValueError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{file}: expected lines `option: value`, got {type(record).__name__}")
+    return record
+
+
+def _load(run: str | Path) -> Any:
+    file = Path(run) / "model.safetensors"
+    if not file.is_file():
+        raise FileNotFoundError(f"{run} is no run: it has no model.safetensors; `ppvae fit MODEL --out {run}` writes one")
+    return ppvae.load(file)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """A short name for each folder: its last part, or the whole path where two have the same."""
+    last = [folder.resolve().name for folder in folders]
+    return last if len(set(last)) == len(last) else [str(folder) for folder in folders]
+
+
+def _write(path: str | Path, content: str | bytes) -> None:
+    """Write a file whole or not at all."""
+    from ppvae.io import write
+
+    data = content.encode() if isinstance(content, str) else content
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write(path, lambda temporary: Path(temporary).write_bytes(data))
+
+
+def _slices(x: Any, size: int) -> Iterator[Any]:
+    return (x[start : start + size] for start in range(0, len(x), size))
+
+
+def _mean_and_error(values: Any) -> tuple[float, float]:
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "pyro-ppl", "numpy")}
+    return {"ppvae": ppvae.__version__, "python": platform.python_version(), **packages}
+
+
+def _text_table(measured: Mapping[str, Measured]) -> str:
+    """The table of the report for a terminal."""
+    head = ["", "log-likelihood", "ELBO", "KL", "ESS", "Pareto k > 0.7"]
+    rows = [head, ["", "nats per datum", "nats", "nats", "median", "share"]]
+    for name, m in measured.items():
+        rows.append(
+            [
+                name,
+                "{:.2f} ± {:.2f}".format(*_mean_and_error(m.values)),
+                "{:.2f} ± {:.2f}".format(*_mean_and_error(m.elbo)),
+                "{:.2f} ± {:.2f}".format(*_mean_and_error(m.kl)),
+                f"{sorted(m.ess)[len(m.ess) // 2]:.0f} of {m.num_samples}",
+                f"{(m.pareto_k > 0.7).mean():.1%}",
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows]
+    return "\n".join([*lines[:2], "-" * len(lines[0]), *lines[2:]])

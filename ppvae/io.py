@@ -1,10 +1,11 @@
 """Save and load a VAE: its weights as safetensors, and in the header, as JSON, what is needed to build it again.
 
 Nothing is pickled. Loading finds classes by name in the tables of models and heads; it imports nothing by a path that
-stands in the file, and runs nothing from it.
+stands in the file, and runs nothing from it. A digest in the header tells a damaged file.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -13,6 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,124 +23,154 @@ from torch import Tensor, nn
 import ppvae
 import ppvae.nn
 
-_FORMAT = "1"  # changes when an older ppvae could no longer read the file
+FORMAT = 1  # changes when an older ppvae could no longer read the file
 
 
 def save(vae: nn.Module, path: str | os.PathLike[str], record: dict[str, Any] | None = None) -> None:
     """Write a VAE to one file, whole or not at all.
 
-    The file holds every parameter and buffer, and the class, options, dtype and version. Networks of the user's own (``encoder``,
-    ``decoder``) are not described in it, only their weights: load them with ``into``.
+    The file holds every parameter and buffer, and the class, options, dtype and version. Networks of the user's own
+    (``encoder``, ``decoder``) are not described in it, only their weights: load them with ``into``.
 
     :param path: where to, e.g. ``"model.safetensors"``; an existing file is replaced once the new one is complete.
-    :param record: anything JSON can hold that should travel with the weights, e.g. the training record.
+    :param record: anything JSON can hold that should travel with the weights, e.g. the training record; :func:`read`
+        returns it.
+    :raises ValueError: if an option of the VAE is neither a number, text, list nor module.
     """
-    header = {"format": _FORMAT, "version": ppvae.__version__, "model": _name(vae), "record": record or {}}
-    header["options"] = {name: _describe(value) for name, value in getattr(vae, "options", {}).items()}
-    # Copies, because safetensors refuses tensors that share memory, as tied weights do.
-    tensors = {
-        name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, t in vae.state_dict().items()
-    }
-    write(path, lambda file: save_file(tensors, file, {"ppvae": json.dumps(header)}))
+    write_tensors(path, "model", {**describe(vae), "record": record or {}}, vae.state_dict())
 
 
 def load(path: str | os.PathLike[str], into: nn.Module | None = None) -> Any:
     """Read a VAE that :func:`save` wrote.
 
     :param path: the file.
-    :param into: a VAE of the same class and options to fill, needed where it has networks of the user's own or a class that
-        no table of models lists; where None the VAE is built from the file.
-    :return: the VAE, on the CPU where it was built here.
+    :param into: a VAE of the same class and options to fill, needed where it has networks of the user's own or a class
+        that no table of models lists; where None the VAE is built from the file.
+    :return: the VAE, in eval mode and on the CPU where it was built here.
     :raises FileNotFoundError: if there is no such file.
     :raises ValueError: if the file is not one of ppvae's, is damaged, or does not fit ``into``.
     """
-    header, tensors = read(path)
+    header, tensors = read(path, "model")
     if into is None:
         vae = _build(path, header)
-        vae.to(next(t.dtype for t in tensors.values() if t.is_floating_point()))
+        vae.to(next((t.dtype for t in tensors.values() if t.is_floating_point()), None)).eval()
     else:
         vae = into
         if _name(vae) != header["model"]:
-            raise ValueError(
-                f"{path}: expected the weights of a {_name(vae)}, got those of a {header['model']}"
-            )
+            raise ValueError(f"{path}: expected the weights of a {_name(vae)}, got those of a {header['model']}")
     own = vae.state_dict()
     if own.keys() != tensors.keys():
         missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
         raise ValueError(
-            f"{path}: its weights do not fit the {type(vae).__name__}: missing {missing or 'none'}, unknown {unknown or 'none'}; "
-            "build `into` with the networks and options that were saved"
+            f"{path}: its weights do not fit the {type(vae).__name__}: missing {missing or 'none'}, unknown "
+            f"{unknown or 'none'}; build `into` with the networks and options that were saved"
         )
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
             raise ValueError(
-                f"{path}: {name}: expected {own[name].dtype} of shape {tuple(own[name].shape)}, got {tensor.dtype} of shape "
-                f"{tuple(tensor.shape)}; build `into` with the options and dtype that were saved"
+                f"{path}: {name}: expected {own[name].dtype} of shape {tuple(own[name].shape)}, got {tensor.dtype} of "
+                f"shape {tuple(tensor.shape)}; build `into` with the options and dtype that were saved"
             )
     vae.load_state_dict(tensors)
     return vae
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: str | os.PathLike[str], kind: str = "model") -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and the tensors of a file, without building anything.
 
+    :param kind: ``"model"``, or ``"checkpoint"`` for what :func:`ppvae.fit` resumes from.
     :raises FileNotFoundError: if there is no such file.
-    :raises ValueError: if the file is not one of ppvae's, or damaged.
+    :raises ValueError: if the file is not one of ppvae's, not of this kind, or damaged.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file, or truncated ({error})") from error
+    if "ppvae" not in metadata:
+        raise ValueError(f"{path}: a safetensors file, but not written by ppvae")
+    if metadata.get("sha256") != _digest(metadata["ppvae"], tensors):
+        raise ValueError(f"{path}: damaged: its content is not what ppvae wrote; take another copy")
     try:
         header = json.loads(metadata["ppvae"])
-        if header["format"] != _FORMAT:
-            raise ValueError(
-                f"{path}: expected format {_FORMAT}, got {header['format']!r}; it was written by ppvae {header['version']}"
-            )
-        if not isinstance(header["model"], str) or not isinstance(header["options"], dict):
+        found, version = header["format"], header["version"]
+        if found == FORMAT and not (isinstance(header["model"], str) and isinstance(header["options"], dict)):
             raise TypeError
     except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: a safetensors file, but its header was not written by ppvae") from error
+    if found != FORMAT:
         raise ValueError(
-            f"{path}: a safetensors file, but its header was not written by ppvae.save"
-        ) from error
+            f"{path}: expected format {FORMAT}, got {found!r}: written by ppvae {version}, this is {ppvae.__version__}"
+        )
+    if header["kind"] != kind:
+        use = (
+            "read it with ppvae.load" if kind == "checkpoint" else "continue it with fit(..., checkpoint=, resume=True)"
+        )
+        raise ValueError(f"{path}: expected a {kind}, got a {header['kind']}; {use}")
     return header, tensors
 
 
+def write_tensors(path: str | os.PathLike[str], kind: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write a file that :func:`read` reads, whole or not at all."""
+    text = json.dumps({"format": FORMAT, "kind": kind, "version": ppvae.__version__, **header})
+    # Copies, because safetensors refuses tensors that share memory, as tied weights do.
+    copies = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    write(path, lambda file: save_file(copies, file, {"ppvae": text, "sha256": _digest(text, copies)}))
+
+
 def write(path: str | os.PathLike[str], put: Callable[[str], Any]) -> None:
-    """Let ``put`` write a temporary file beside ``path`` and rename it, so that ``path`` is always a whole file."""
+    """Let ``put`` write a temporary file beside ``path`` and rename it, so that ``path`` is always a whole file.
+
+    :raises OSError: if the file cannot be written; the old one, where there is one, is still there.
+    """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent or ".")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: its folder does not exist; make it first")
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     try:
         put(temporary)
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files for the owner alone
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, (OSError, SafetensorError)):
+            old = "; the file that was there is unchanged" if path.exists() else ""
+            raise OSError(f"{path}: could not be written: {error}{old}") from error
         raise
 
 
-def _describe(value: Any) -> Any:
-    """An option as JSON: plain values as they are, heads of ppvae.nn by name and options, other modules by class alone."""
+def describe(vae: nn.Module) -> dict[str, Any]:
+    """The class and options of a VAE as JSON."""
+    return {"model": _name(vae), "options": {k: _option(v) for k, v in getattr(vae, "options", {}).items()}}
+
+
+def _digest(header: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _option(value: Any) -> Any:
+    """An option as JSON: plain values as they are, heads of ppvae.nn by name and options, other modules by class."""
     if isinstance(value, nn.Module):
         if getattr(ppvae.nn, type(value).__name__, None) is type(value) and hasattr(value, "options"):
-            return {
-                "head": type(value).__name__,
-                "options": {k: _describe(v) for k, v in value.options.items()},
-            }
+            return {"head": type(value).__name__, "options": {k: _option(v) for k, v in value.options.items()}}
         return {"network": type(value).__name__}
     if isinstance(value, (tuple, list)):
-        return [_describe(v) for v in value]
+        return [_option(v) for v in value]
+    if isinstance(value, np.generic):
+        return value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ValueError(
@@ -146,27 +178,32 @@ def _describe(value: Any) -> Any:
     )
 
 
-def _name(vae: nn.Module) -> str:
-    return f"{type(vae).__module__}:{type(vae).__qualname__}"
-
-
-def _build(path: Any, header: dict[str, Any]) -> nn.Module:
+def _tables() -> dict[str, str]:
+    """Where each class of the tables of models is defined -> its name in them."""
     from ppvae import models  # the table of models, at run time
 
     known = {f"ppvae.models.{file}:{cls}": name for name, (file, cls) in models.TABLE.items()}
-    known |= {point.value: point.name for point in entry_points(group="ppvae.models")}
-    if header["model"] not in known:
+    return known | {point.value: point.name for point in entry_points(group="ppvae.models")}
+
+
+def _name(vae: nn.Module) -> str:
+    """The name of a VAE's class in the tables of models, or where it is defined."""
+    place = f"{type(vae).__module__}:{type(vae).__qualname__}"
+    return _tables().get(place, place)
+
+
+def _build(path: Any, header: dict[str, Any]) -> nn.Module:
+    from ppvae import models
+
+    if header["model"] not in _tables().values():
         raise ValueError(
             f"{path}: holds a {header['model']}, which is in no table of models; build it and use load(path, into=vae)"
         )
+    options = {name: _revive(path, value) for name, value in header["options"].items()}
     try:
-        return models.find(known[header["model"]])(
-            **{k: _revive(path, v) for k, v in header["options"].items()}
-        )
-    except TypeError as error:
-        raise ValueError(
-            f"{path}: the options in its header do not fit {header['model']}: {error}"
-        ) from error
+        return models.find(header["model"])(**options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: the options in its header do not fit {header['model']}: {error}") from error
 
 
 def _revive(path: Any, value: Any) -> Any:
@@ -175,7 +212,8 @@ def _revive(path: Any, value: Any) -> Any:
     if isinstance(value, dict):
         if "head" not in value:
             raise ValueError(
-                f"{path}: the VAE has a network of the user's own ({value.get('network')}); build it and use load(path, into=vae)"
+                f"{path}: the VAE has a network of the user's own ({value.get('network')}); build it and use "
+                "load(path, into=vae)"
             )
         head = getattr(ppvae.nn, value["head"], None) if value["head"] in ppvae.nn.__all__ else None
         if not (isinstance(head, type) and issubclass(head, nn.Module)):

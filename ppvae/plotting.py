@@ -415,7 +415,7 @@ def _scatter(
         # A name at the middle of few points in one of two panels would say little.
         if names and len(chosen) >= max(3, 0.25 * (labels == name).sum()):
             axes.text(
-                *np.median(chosen, 0), str(name), color=COLORS[i % len(COLORS)], fontsize=13, fontweight="bold",
+                *np.median(chosen, 0), str(name), color=_INK, fontsize=13, fontweight="bold",
                 ha="center", va="center", path_effects=[patheffects.withStroke(linewidth=3, foreground="white")],
             )  # fmt: skip
 

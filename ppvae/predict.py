@@ -16,8 +16,10 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import Independent
 
 from ppvae.arrays import VAE, check_support, evaluating, home, own_store, seeded, to_tensors
+from ppvae.distributions import center
 from ppvae.infer import CenterMessenger, TensorELBO
 from ppvae.infer.elbo import latents
 from ppvae.infer.iwae import log_weight_parts
@@ -41,7 +43,10 @@ def encode(vae: VAE, x: Array, *given: Array, batch_size: int = 4096) -> Array |
 
 
 def reconstruct(vae: VAE, x: Array, *given: Array, sample: bool = False, batch_size: int = 4096) -> Array:
-    """The mean of p(x | z) at the centre of q(z | x), or with ``sample`` a draw from it; shape of x."""
+    """The mean of p(x | z) at the centre of q(z | x), or with ``sample`` a draw from it; shape of x.
+
+    Of classes it is the most probable one in place of the mean, of points of a curved space the centre.
+    """
     out = []
     with _asking(vae):
         for batch in _batches(to_tensors(vae, (x, *given)), batch_size):
@@ -55,6 +60,8 @@ def generate(
     vae: VAE, n: int, *given: Array, sample: bool = False, seed: int | None = None, batch_size: int = 4096
 ) -> np.ndarray:
     """n data from the model: the mean of p(x | z) at draws z ~ p(z), or with ``sample`` draws of x too.
+
+    Of classes it is the most probable one in place of the mean, of points of a curved space the centre.
 
     :param n: number of data.
     :param given: what the model is conditioned on, n rows each.
@@ -185,7 +192,13 @@ def log_likelihood(
 
 def _observation(model: Any, batch: tuple[Tensor, ...], sample: bool) -> Tensor:
     site = poutine.trace(poutine.uncondition(model)).get_trace(*batch).nodes["x"]
-    return site["value"] if sample else site["fn"].mean
+    if sample:
+        return site["value"]
+    law = site["fn"]
+    while isinstance(law, Independent):
+        law = law.base_dist
+    has_center = center.dispatch(type(law)) is not center.dispatch(object)
+    return center(law) if has_center else law.mean
 
 
 @contextmanager

@@ -13,25 +13,48 @@ import base64
 import html
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 import ppvae
-from ppvae import plotting
-from ppvae.predict import LogLikelihood
+from ppvae import io, plotting
 
 try:
     import jinja2
 except ImportError as error:
     raise ImportError('the report needs jinja2, which is not installed: pip install "ppvae[report]"') from error
 
-__all__ = ["Run", "paired_difference", "write"]
+__all__ = ["LogLikelihood", "Run", "paired_difference", "write"]
+
+
+class LogLikelihood(Protocol):
+    """What the report reads of a log-likelihood: one entry for each of N test data, in nats where it has a unit.
+
+    :func:`ppvae.log_likelihood` returns such an object.
+    """
+
+    @property
+    def values(self) -> np.ndarray: ...
+
+    @property
+    def error(self) -> np.ndarray: ...
+
+    @property
+    def ess(self) -> np.ndarray: ...
+
+    @property
+    def pareto_k(self) -> np.ndarray: ...
+
+    @property
+    def mean(self) -> float: ...
+
+    @property
+    def standard_error(self) -> float: ...
 
 
 @dataclass
@@ -127,16 +150,8 @@ def write(path: str | os.PathLike[str], runs: Sequence[Run], title: str = "", co
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A reader never meets half a file, and a run that breaks leaves the older report as it was.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    # Through a temporary file: a reader never meets half a report.
+    io.write(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
     return path
 
 

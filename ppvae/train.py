@@ -1,38 +1,54 @@
 """Train a VAE: one function, one loop."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ppvae.arrays import VAE, check_support, evaluating, home, own_store, seeded, to_tensors
+from ppvae.arrays import VAE, check_domain, check_support, evaluating, home, own_store, seeded, to_tensors
+from ppvae.checkpoint import Checkpoint, Generators, fingerprint, outline
 from ppvae.infer import ELBO, TensorELBO
+
+LR = 1e-3
+Transform = Callable[[Tensor], Tensor]
 
 
 @dataclass
 class Fit:
     """What :func:`fit` returns and callbacks see.
 
-    ``history`` has one list entry for each epoch. All but ``epoch``, ``kl_weight`` and ``seconds`` are nats per datum:
-    ``loss`` (at the KL weight of the epoch), ``reconstruction`` = E log p(x|z), ``kl``, ``elbo`` = reconstruction - kl, further terms
-    of the objective by their names, and the same with ``valid_`` in front, where ``valid_loss`` is at full KL weight.
+    ``history`` has one list entry for each epoch. All but ``epoch``, ``kl_weight``, ``lr`` and ``seconds`` are nats per
+    datum: ``loss`` (at the KL weight of the epoch), ``reconstruction`` = E log p(x|z), ``kl``, ``elbo`` =
+    reconstruction - kl, further terms of the objective by their names, and the same with ``valid_`` in front, where
+    ``valid_loss`` is at full KL weight. ``lr`` is there with a scheduler, and is that of the epoch.
     """
 
     vae: VAE
     history: dict[str, list[float]] = field(default_factory=dict)
-    best_epoch: int | None = None  #: the epoch whose weights the VAE holds
+    best_epoch: int | None = None  #: the epoch whose weights the VAE holds in the end
+    best_loss: float = math.inf  #: its loss, with which later epochs are compared
+    best_weights: dict[str, Tensor] = field(default_factory=dict, repr=False)  #: its weights, until the VAE holds them
     stopped: str = ""  #: why training ended: "epochs", "patience", "interrupted", or what a callback said
     seconds: float = 0.0
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are done."""
+        return len(self.history.get("epoch", ()))
 
     @property
     def best(self) -> dict[str, float]:
@@ -42,9 +58,17 @@ class Fit:
         row = self.history["epoch"].index(self.best_epoch)
         return {name: values[row] for name, values in self.history.items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """All but the VAE."""
+        return {name: value for name, value in vars(self).items() if name != "vae"}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The opposite of :meth:`state_dict`."""
+        vars(self).update(state)
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{k} {v:.2f}" for k, v in self.best.items() if k.endswith(("elbo", "loss")))
-        return f"Fit({len(self.history.get('epoch', []))} epochs, stopped by {self.stopped}, best epoch {self.best_epoch}: {shown})"
+        return f"Fit({self.epochs} epochs, stopped by {self.stopped}, best epoch {self.best_epoch}: {shown})"
 
 
 class Callback(Protocol):
@@ -60,43 +84,64 @@ def fit(
     validation: Any = None,
     epochs: int = 100,
     batch_size: int = 128,
+    transform: Transform | None = None,
     objective: TensorELBO | None = None,
-    lr: float = 1e-3,
+    lr: float = LR,
     optimizer: Callable[[Iterable[Tensor]], Optimizer] | None = None,
+    scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+    clip_norm: float | None = None,
     warmup: float = 0,
     patience: int | None = None,
     seed: int | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> Fit:
     """Train a VAE; it holds the best weights afterwards.
 
     Best is the smallest loss on the validation data at full KL weight (for the default objective: the largest
-    validation ELBO), or the smallest training loss where there are no validation data. An interrupt (Ctrl-C) ends training with the
-    best weights in hand.
+    validation ELBO). Where there are no validation data it is the smallest training loss of the epochs at full KL
+    weight. An interrupt (Ctrl-C) ends training with the best weights in hand.
 
     :param vae: a module with ``model(x, *given)``, ``guide(x, *given)`` and ``shape``.
-    :param data: an array (numpy or tensor) of shape (n, *vae.shape), a tuple ``(x, *given)`` of arrays, a ``Dataset`` or a
-        ``DataLoader`` of such. Arrays are moved to the device once and sliced there.
+    :param data: an array (numpy or tensor) of shape (n, *vae.shape), a tuple ``(x, *given)`` of arrays, a ``Dataset``
+        or a ``DataLoader`` of such. Arrays are moved to the device once and sliced there.
     :param validation: held-out data of the same kind.
     :param epochs: passes over the data.
     :param batch_size: data a step; the last batch of an epoch may be smaller. A DataLoader has its own.
+    :param transform: applied to x of each batch in each step, on the device, e.g.
+        ``ppvae.transforms.DynamicBinarization()``. Validation data are transformed once, from seed 0, so that the
+        validation losses of all epochs, and of all runs, are of the same data.
     :param objective: what is optimised; the ELBO where None.
     :param lr: learning rate of Adam, where no optimizer is given.
     :param optimizer: makes a torch optimizer from the parameters, e.g. ``lambda p: torch.optim.SGD(p, 0.1)``.
+        Parameters on manifolds (geoopt) need one of ``geoopt.optim``.
+    :param scheduler: makes a scheduler of the learning rate from the optimizer, e.g.
+        ``lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100)``; it is stepped after each epoch,
+        ``ReduceLROnPlateau`` with the loss that decides which epoch is best.
+    :param clip_norm: greatest norm of the gradient of all parameters together; larger ones are scaled down to it.
     :param warmup: epochs in which the KL weight rises linearly from 0 to 1.
-    :param patience: epochs without a better validation loss after which training stops; never where None.
+    :param patience: epochs without a better validation loss, counted from the end of the warm-up at the earliest, after
+        which training stops; never where None.
     :param seed: seed of the order of the data and of all draws; the global generators are left as they were.
         Where None they are used and moved.
     :param device: where to train, e.g. ``"cuda"``; the VAE is moved there. Where None it stays.
     :param dtype: dtype to train in; the VAE is converted. Where None it stays.
+    :param checkpoint: file to write the state of training to, before the first and after each epoch, whole or not at
+        all.
+    :param resume: whether to continue from the checkpoint, where there is one: a run on arrays comes to exactly the
+        numbers that it would have come to without a stop. Data and options must be the same, save ``epochs``. Where
+        there is none training starts from the beginning.
     :param progress: whether to show a progress bar on the standard error.
-    :param callbacks: called after each epoch.
+    :param callbacks: called after each epoch; :mod:`ppvae.callbacks` has some.
     :return: history and summary of the training.
-    :raises ValueError: if shapes, dtypes or values do not fit the VAE, or arguments are out of range.
-    :raises FloatingPointError: if the loss is NaN or infinite; the message names epoch, step and site.
+    :raises ValueError: if shapes, dtypes or values do not fit the VAE, arguments are out of range, or the checkpoint is
+        of another run.
+    :raises FileExistsError: if there is a checkpoint and it is not to be continued.
+    :raises FloatingPointError: if a loss is NaN or infinite; the message names epoch, step and site.
     """
     for name, value, low in (
         ("epochs", epochs, 1),
@@ -104,97 +149,172 @@ def fit(
         ("warmup", warmup, 0),
         ("patience", patience, 1),
     ):
-        if value is not None and value < low:
+        if value is not None and not value >= low:
             raise ValueError(f"{name}: expected at least {low}, got {value}")
-    if optimizer is None and not lr > 0:
-        raise ValueError(f"lr: expected a positive learning rate, got {lr}")
+    for name, rate in (("lr", lr), ("clip_norm", clip_norm)):
+        if rate is not None and not 0 < rate < math.inf:
+            raise ValueError(f"{name}: expected a positive number, got {rate}")
+    if optimizer is not None and lr != LR:
+        raise ValueError(f"lr: {lr} would not be used, since an optimizer is given; give it its learning rate there")
     if patience is not None and validation is None:
         raise ValueError("patience: early stopping watches the validation loss; pass validation=...")
+    if resume and checkpoint is None:
+        raise ValueError("resume: name the file to continue from: checkpoint=...")
+    if not (isinstance(vae, nn.Module) and all(hasattr(vae, name) for name in ("model", "guide", "shape"))):
+        raise ValueError(f"vae: expected a torch module with model, guide and shape, got {type(vae).__name__}")
+    if checkpoint is not None and not resume and Path(checkpoint).exists():
+        raise FileExistsError(f"{checkpoint} exists; continue it with resume=True, or choose another file")
+
     vae.to(device=device, dtype=dtype)
     with own_store(), seeded(seed):
-        return _fit(
-            vae,
-            _batches(vae, data, batch_size, shuffle=True, say=progress),
-            None if validation is None else _batches(vae, validation, batch_size, shuffle=False, say=False),
-            objective or ELBO(),
-            (optimizer or _adam(lr))([p for p in vae.parameters() if p.requires_grad]),
+        batches = _batches(vae, data, batch_size, transform, training=True, say=progress)
+        held_out = None
+        if validation is not None:
+            held_out = _batches(vae, validation, batch_size, transform, training=False, say=False)
+        objective = objective or ELBO()
+        stepper = (optimizer or _adam(lr))([p for p in vae.parameters() if p.requires_grad])
+        _check_manifolds(vae, stepper)
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in stepper.param_groups]
+        schedule = None if scheduler is None else scheduler(stepper)
+        result = Fit(vae, best_weights=_copy(vae))
+        saved = None
+        if checkpoint is not None:
+            settings = {
+                "data": batches.fingerprint(),
+                "validation": None if held_out is None else held_out.fingerprint(),
+                "batch_size": batch_size,
+                "transform": outline(transform),
+                "objective": outline(objective),
+                "optimizer": f"{type(stepper).__qualname__} {groups}",
+                "scheduler": schedule and f"{type(schedule).__qualname__} {outline(schedule.state_dict())}",
+                "clip_norm": clip_norm,
+                "warmup": warmup,
+                "patience": patience,
+                "seed": seed,
+                "dtype": str(home(vae)[1]),
+            }
+            parts: dict[str, Any] = {"fit": result, "vae": vae, "optimizer": stepper, "generators": Generators(home(vae)[0])}
+            if schedule is not None:
+                parts["scheduler"] = schedule
+            saved = Checkpoint(checkpoint, vae, settings, parts)
+            if not Path(checkpoint).exists():
+                saved.save()
+            else:
+                saved.load()
+                if result.epochs > epochs:
+                    raise ValueError(f"epochs: {checkpoint} has done {result.epochs} already, got {epochs}")
+                if progress:
+                    print(f"ppvae: {checkpoint} continues after epoch {result.epochs}", file=sys.stderr)
+        return _train(
+            result,
+            batches,
+            held_out,
+            objective,
+            stepper,
+            schedule,
+            clip_norm,
             epochs,
             warmup,
             patience,
+            saved,
             progress,
             callbacks,
         )
 
 
-def _fit(
-    vae: VAE,
+def _train(
+    result: Fit,
     batches: "Batches",
-    validation: "Batches | None",
+    held_out: "Batches | None",
     objective: TensorELBO,
     optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    clip_norm: float | None,
     epochs: int,
     warmup: float,
     patience: int | None,
+    checkpoint: Checkpoint | None,
     progress: bool,
     callbacks: Sequence[Callback],
 ) -> Fit:
-    result = Fit(vae)
-    best, weights = math.inf, _copy(vae)
+    vae = result.vae
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     full_weight = objective.kl_weight
     objective.kl_weight = full_weight.to(home(vae)[0]).clone()
     vae.train()
-    start = time.perf_counter()
+    start = time.perf_counter() - result.seconds
+    first = result.epochs + 1
+    steps = len(batches)
     bar = tqdm(
-        total=epochs * len(batches) if len(batches) else None,
+        total=epochs * steps or None,
+        initial=result.epochs * steps,
         disable=not progress,
         unit="step",
         file=sys.stderr,
     )
     try:
-        for epoch in range(1, epochs + 1):
+        for epoch in range(first, first if result.stopped else epochs + 1):
             sums = Sums()
+            lr = optimizer.param_groups[0]["lr"]
             for i, batch in enumerate(batches):
-                done = epoch - 1 + i / max(len(batches), 1)
-                objective.kl_weight.copy_(full_weight * (min(1.0, done / warmup) if warmup else 1.0))
-                with pyro.validation_enabled(epoch == 1 and i == 0):
+                if epoch - 1 <= warmup:
+                    done = epoch - 1 + i / max(steps, 1)
+                    objective.kl_weight.copy_(full_weight * (min(1.0, done / warmup) if warmup else 1.0))
+                # Pyro's checks cost as much as its traces: they are made in the first step.
+                with pyro.validation_enabled(True) if epoch == first and i == 0 else nullcontext():
                     terms = objective.all_terms(vae.model, vae.guide, *batch)
                 loss = terms["loss"] / batch[0].shape[0]
                 if not math.isfinite(loss.item()):
-                    raise FloatingPointError(_blame(vae, objective, batch, epoch, i + 1))
-                optimizer.zero_grad(set_to_none=True)
+                    raise FloatingPointError(_blame(vae, batch, f"epoch {epoch}, step {i + 1}"))
+                for parameter in parameters:
+                    parameter.grad = None
                 loss.backward()
+                if clip_norm is not None:
+                    nn.utils.clip_grad_norm_(parameters, clip_norm)
                 optimizer.step()
                 sums.add(terms, batch[0].shape[0])
                 bar.update()
             record = {"epoch": float(epoch), **sums.mean(), "kl_weight": float(objective.kl_weight)}
-            if validation is not None:
+            if held_out is not None:
                 objective.kl_weight.copy_(full_weight)
-                record |= {
-                    f"valid_{name}": value for name, value in _evaluate(vae, objective, validation).items()
-                }
-            record["seconds"] = time.perf_counter() - start
+                valid = _evaluate(vae, objective, held_out, epoch)
+                record |= {f"valid_{name}": value for name, value in valid.items()}
+            result.seconds = record["seconds"] = time.perf_counter() - start
+            if scheduler is not None:
+                record["lr"] = float(lr)
             for name, value in record.items():
                 result.history.setdefault(name, []).append(value)
             bar.set_postfix_str(_postfix(record))
-            score = record["loss" if validation is None else "valid_loss"]
-            if score < best:
-                best, weights, result.best_epoch = score, _copy(vae), epoch
-            elif patience is not None and epoch - (result.best_epoch or 0) >= patience:
+
+            score = record["loss" if held_out is None else "valid_loss"]
+            # Training losses at different KL weights do not compare: the last epoch stands for the best of them.
+            rising = held_out is None and epoch - 1 < warmup
+            if rising or score < result.best_loss:
+                result.best_loss = math.inf if rising else score
+                result.best_weights, result.best_epoch = _copy(vae), epoch
+            elif patience is not None and epoch - max(result.best_epoch or 0, math.ceil(warmup)) >= patience:
                 result.stopped = "patience"
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(score)
+            elif scheduler is not None:
+                scheduler.step()
             for callback in callbacks:
                 callback(result)
+            if checkpoint is not None:
+                checkpoint.save()
             if result.stopped:
                 break
         result.stopped = result.stopped or "epochs"
     except KeyboardInterrupt:
         result.stopped = "interrupted"
-        print(f"\nppvae: interrupted; the weights of epoch {result.best_epoch} are kept", file=sys.stderr)
+        kept = f"weights of epoch {result.best_epoch}" if result.best_epoch else "initial weights"
+        print(f"\nppvae: interrupted; the {kept} are kept", file=sys.stderr)
     finally:
         bar.close()
         objective.kl_weight = full_weight
-        vae.load_state_dict(weights)
+        vae.load_state_dict(result.best_weights)
         vae.eval()
-        result.seconds = time.perf_counter() - start
+        result.best_weights = {}
     return result
 
 
@@ -205,12 +325,15 @@ class Batches(Protocol):
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]: ...
 
+    def fingerprint(self) -> Any:
+        """What tells these data from others, as JSON."""
+
 
 class _Sliced:
-    """Batches sliced from tensors in memory, in a new random order each epoch."""
+    """Batches sliced from tensors in memory, for training in a new random order each epoch."""
 
-    def __init__(self, tensors: tuple[Tensor, ...], batch_size: int, shuffle: bool):
-        self.tensors, self.batch_size, self.shuffle = tensors, batch_size, shuffle
+    def __init__(self, tensors: tuple[Tensor, ...], batch_size: int, transform: Transform | None, shuffle: bool):
+        self.tensors, self.batch_size, self.transform, self.shuffle = tensors, batch_size, transform, shuffle
 
     def __len__(self) -> int:
         return -(-self.tensors[0].shape[0] // self.batch_size)
@@ -220,17 +343,21 @@ class _Sliced:
         order = torch.randperm(n).to(self.tensors[0].device) if self.shuffle else None
         for start in range(0, n, self.batch_size):
             if order is None:
-                yield tuple(t[start : start + self.batch_size] for t in self.tensors)
+                batch = tuple(t[start : start + self.batch_size] for t in self.tensors)
             else:
                 rows = order[start : start + self.batch_size]
-                yield tuple(t.index_select(0, rows) for t in self.tensors)
+                batch = tuple(t.index_select(0, rows) for t in self.tensors)
+            yield batch if self.transform is None else (self.transform(batch[0]), *batch[1:])
+
+    def fingerprint(self) -> Any:
+        return fingerprint(self.tensors)
 
 
 class _Loaded:
-    """Batches of a DataLoader, prepared one by one; the support is checked in the first epoch."""
+    """Batches of a DataLoader, prepared one by one; their values are checked in the first epoch."""
 
-    def __init__(self, vae: VAE, loader: Any, say: bool):
-        self.vae, self.loader, self.say, self.checked = vae, loader, say, False
+    def __init__(self, vae: VAE, loader: Any, transform: Transform | None, say: bool):
+        self.vae, self.loader, self.transform, self.say, self.checked = vae, loader, transform, say, False
 
     def __len__(self) -> int:
         try:
@@ -244,23 +371,66 @@ class _Loaded:
             tensors = to_tensors(self.vae, batch, say=self.say)
             self.say = False
             if not self.checked:
-                check_support(self.vae, tensors)
-            yield tensors
+                _check_values(self.vae, tensors, self.transform)
+            yield tensors if self.transform is None else (self.transform(tensors[0]), *tensors[1:])
             n += 1
         if not n:
             raise ValueError("data: expected at least one batch from the DataLoader, got none")
         self.checked = True
 
+    def fingerprint(self) -> Any:
+        return f"{type(self.loader.dataset).__qualname__}, {len(self)} batches"
 
-def _batches(vae: VAE, data: Any, batch_size: int, shuffle: bool, say: bool) -> Batches:
+
+def _batches(vae: VAE, data: Any, batch_size: int, transform: Transform | None, training: bool, say: bool) -> Batches:
     if isinstance(data, DataLoader):
-        return _Loaded(vae, data, say)
+        return _Loaded(vae, data, transform, say)
     if isinstance(data, Dataset):
         iterable = isinstance(data, torch.utils.data.IterableDataset)
-        return _Loaded(vae, DataLoader(data, batch_size, shuffle=shuffle and not iterable), say)
+        return _Loaded(vae, DataLoader(data, batch_size, shuffle=training and not iterable), transform, say)
     tensors = to_tensors(vae, data, say=say)
-    check_support(vae, tensors)
-    return _Sliced(tensors, batch_size, shuffle)
+    _check_values(vae, tensors, transform)
+    if training:
+        normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in vae.modules())
+        if normalised and tensors[0].shape[0] % batch_size == (1 if batch_size > 1 else 0):
+            raise ValueError(
+                f"batch_size: {tensors[0].shape[0]} data in batches of {batch_size} leave a batch of one datum, "
+                "on which BatchNorm cannot train; choose another batch_size"
+            )
+        return _Sliced(tensors, batch_size, transform, shuffle=True)
+    if transform is not None:
+        with seeded(0):
+            tensors = (transform(tensors[0]), *tensors[1:])
+    return _Sliced(tensors, batch_size, None, shuffle=False)
+
+
+def _check_values(vae: VAE, tensors: tuple[Tensor, ...], transform: Transform | None, chunk: int = 4096) -> None:
+    """Check all data against the domain of the transform and, once transformed, the support of the likelihood."""
+    if transform is None:
+        check_support(vae, tensors)
+        return
+    check_domain(transform, tensors[0])
+    with seeded(0):
+        for start in range(0, tensors[0].shape[0], chunk):
+            x, *given = (t[start : start + chunk] for t in tensors)
+            y = transform(x)
+            if y.shape != x.shape:
+                raise ValueError(f"transform: expected the shape {tuple(x.shape)} to stay, got {tuple(y.shape)}")
+            check_support(vae, (y, *given))
+
+
+def _check_manifolds(vae: VAE, optimizer: Optimizer) -> None:
+    """A parameter on a manifold must have a Riemannian optimizer, which keeps it there."""
+    if "geoopt" not in sys.modules:  # then no parameter is one of geoopt's
+        return
+    import geoopt
+
+    curved = [name for name, p in vae.named_parameters() if isinstance(p, geoopt.ManifoldParameter)]
+    if curved and not isinstance(optimizer, geoopt.optim.mixin.OptimMixin):
+        raise ValueError(
+            f"optimizer: the parameter {curved[0]} lies on a manifold, which {type(optimizer).__name__} would leave; "
+            "pass optimizer=lambda p: geoopt.optim.RiemannianAdam(p, lr=1e-3)"
+        )
 
 
 class Sums:
@@ -281,12 +451,15 @@ class Sums:
         return {"loss": mean.pop("loss"), "elbo": mean["reconstruction"] - mean["kl"], **mean}
 
 
-def _evaluate(vae: VAE, objective: TensorELBO, batches: Batches) -> dict[str, float]:
+def _evaluate(vae: VAE, objective: TensorELBO, batches: Batches, epoch: int) -> dict[str, float]:
     sums = Sums()
     # The same draws each epoch: the validation losses of two epochs then differ by the weights alone.
     with torch.no_grad(), evaluating(vae), seeded(0), pyro.validation_enabled(False):
         for batch in batches:
-            sums.add(objective.all_terms(vae.model, vae.guide, *batch), batch[0].shape[0])
+            terms = objective.all_terms(vae.model, vae.guide, *batch)
+            sums.add(terms, batch[0].shape[0])
+            if not math.isfinite(terms["loss"].item()):
+                raise FloatingPointError(_blame(vae, batch, f"epoch {epoch}, in the validation data"))
     return sums.mean()
 
 
@@ -303,12 +476,13 @@ def _postfix(record: dict[str, float]) -> str:
     return shown + (f", validation {record['valid_elbo']:.2f} nats" if "valid_elbo" in record else " nats")
 
 
-def _blame(vae: VAE, objective: TensorELBO, batch: tuple[Tensor, ...], epoch: int, step: int) -> str:
+def _blame(vae: VAE, batch: tuple[Tensor, ...], when: str) -> str:
     """Say where a loss that is not finite comes from: parameters, or the first site whose value or density is not."""
-    where = f"the loss is not finite at epoch {epoch}, step {step}: "
+    where = f"the loss is not finite at {when}: "
+    advice = "lower the learning rate (lr=), or clip gradients (clip_norm=)"
     broken = [name for name, p in vae.named_parameters() if not torch.isfinite(p).all()]
     if broken:
-        return f"{where}the parameter {broken[0]} became NaN or infinite in the step before; lower the learning rate (lr=)"
+        return f"{where}the parameter {broken[0]} became NaN or infinite in an earlier step; {advice}"
     with torch.no_grad(), pyro.validation_enabled(False):
         guide_trace = poutine.trace(vae.guide).get_trace(*batch)
         model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*batch)
@@ -316,9 +490,11 @@ def _blame(vae: VAE, objective: TensorELBO, batch: tuple[Tensor, ...], epoch: in
             for name, site in trace.nodes.items():
                 if site["type"] != "sample":
                     continue
+                law = type(site["fn"]).__name__
                 if not torch.isfinite(site["value"]).all():
-                    return f"{where}the guide draws NaN or infinite values at site {name!r} from {site['fn']}; lower the learning rate (lr=)"
+                    return f"{where}the {side}'s {law} at site {name!r} draws NaN or infinite values; {advice}"
                 density = site["fn"].log_prob(site["value"])
                 if not torch.isfinite(density).all():
-                    return f"{where}log density of {density[~torch.isfinite(density)][0].item()} at site {name!r} of the {side}; lower the learning rate (lr=)"
-    return f"{where}no single site shows it on a second draw; lower the learning rate (lr=)"
+                    worst = density[~torch.isfinite(density)][0].item()
+                    return f"{where}the {side}'s {law} at site {name!r} has a log density of {worst}; {advice}"
+    return f"{where}no single site shows it on a second draw; {advice}"

@@ -1,5 +1,4 @@
-"""27 classical sets of directions, axes and times of day: points of the circle, or of the torus where they
-are pairs.
+"""27 classical sets of directions, axes and times of day: points of the circle, pairs of the torus.
 
 Reference: Statistical Analysis of Circular Data (Fisher, 1993), https://doi.org/10.1017/CBO9780511564345
 """

@@ -1,4 +1,4 @@
-r"""48,429 earthquakes of 1976 to 2017: places on the sphere S^2, and frames of their mechanism in SO(3)/D_2.
+r"""48,429 earthquakes of 1976 to 2017: places on S^2, and frames of their mechanisms in SO(3)/D_2.
 
 The moment tensor M of an earthquake, a symmetric 3 x 3 matrix in the basis (up, south, east) of its place,
 has orthogonal eigenvectors: the T axis (largest eigenvalue, tension), the B axis, the P axis (smallest,
@@ -40,8 +40,7 @@ def load(path: str | PathLike[str] | None = None) -> DataSet:
 
 
 def load_mechanisms(path: str | PathLike[str] | None = None) -> DataSet:
-    """Frames (n, 3, 3), rotations with columns T, B, P in the basis (up, south, east); labels as the places
-    have.
+    """Mechanisms of 48,429 earthquakes: frames (n, 3, 3), rotations with columns T, B, P; labels as above.
 
     Of the four frames of one earthquake this is the one nearest to the identity (greatest trace). That
     choice is not continuous, as none can be: a law for these data must give R and R d, d in D_2, the same

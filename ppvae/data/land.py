@@ -1,4 +1,4 @@
-"""Points on the land of the Earth: a uniform law on a part of S^2 whose density and support are known.
+"""Points on the land of the Earth: the uniform law on a known part of S^2.
 
 The mask has 21,600 x 43,200 cells of half an arc minute; a cell of latitude b and side h has area h^2 cos b.
 """

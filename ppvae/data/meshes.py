@@ -99,7 +99,7 @@ def render(vertices: NDArray, faces: NDArray, rotations: NDArray, side: int) -> 
     """Images (n, 1, side, side), uint8: the solid turned by each rotation, the nearest of dense surface
     points shown.
 
-    The points are 16 to the pixel of the greatest possible picture, spread over the triangles by area.
+    The points are 48 to the pixel of the greatest possible picture, spread over the triangles by area.
     """
     centre = (vertices.max(0) + vertices.min(0)) / 2
     vertices = (vertices - centre) / np.linalg.norm(vertices - centre, axis=1).max()
@@ -107,7 +107,7 @@ def render(vertices: NDArray, faces: NDArray, rotations: NDArray, side: int) -> 
     cross = np.cross(b - a, c - a)
     area = np.linalg.norm(cross, axis=1)
     rng = np.random.default_rng(0)  # the points are part of the renderer: all images share them
-    chosen = rng.choice(len(faces), 16 * side * side, p=area / area.sum())
+    chosen = rng.choice(len(faces), 48 * side * side, p=area / area.sum())
     u, v = rng.random((2, len(chosen), 1))
     u, v = np.where(u + v > 1, 1 - u, u), np.where(u + v > 1, 1 - v, v)
     points = a[chosen] + u * (b - a)[chosen] + v * (c - a)[chosen]

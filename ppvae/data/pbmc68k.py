@@ -1,4 +1,4 @@
-"""700 single cells of human blood with 765 variable genes and 10 cell types, from the 68,000 of the original.
+"""700 single cells of human blood with 765 variable genes and 10 cell types.
 
 Reference: Massively parallel digital transcriptional profiling of single cells (Zheng et al., 2017)
 https://doi.org/10.1038/ncomms14049

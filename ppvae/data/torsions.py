@@ -1,4 +1,4 @@
-"""6,760 pairs of backbone torsion angles (phi, psi) of 50 protein chains: points of the torus T^2.
+"""6,760 backbone torsions (phi, psi) of 50 protein chains: points of the torus T^2.
 
 Reference: Stereochemistry of polypeptide chain configurations (Ramachandran et al., 1963)
 https://doi.org/10.1016/S0022-2836(63)80023-6

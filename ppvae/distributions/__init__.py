@@ -2,14 +2,23 @@
 
 from ppvae.distributions.center import center
 from ppvae.distributions.hyperspherical_uniform import HypersphericalUniform
+from ppvae.distributions.isotropic_gaussian_so3 import IsotropicGaussianSO3
+from ppvae.distributions.matrix_fisher import MatrixFisher
 from ppvae.distributions.power_spherical import PowerSpherical
+from ppvae.distributions.so3_pushforward import SO3Normal, SO3Pushforward
 from ppvae.distributions.so3_uniform import SO3Uniform
 from ppvae.distributions.von_mises_fisher import VonMisesFisher
+from ppvae.distributions.wrapped_normal import WrappedNormal
 
 __all__ = [
     "HypersphericalUniform",
+    "IsotropicGaussianSO3",
+    "MatrixFisher",
     "PowerSpherical",
+    "SO3Normal",
+    "SO3Pushforward",
     "SO3Uniform",
     "VonMisesFisher",
+    "WrappedNormal",
     "center",
 ]

@@ -2,7 +2,7 @@
 
 import functools
 
-from pyro.distributions import Delta, Independent
+from pyro.distributions import Categorical, Delta, Independent
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions import Independent as TorchIndependent
@@ -28,6 +28,11 @@ def center(law: Distribution) -> Tensor:
 @center.register(TorchIndependent)
 def _(law: TorchIndependent) -> Tensor:
     return center(law.base_dist)
+
+
+@center.register(Categorical)
+def _(law: Categorical) -> Tensor:
+    return law.mode
 
 
 @center.register(Delta)

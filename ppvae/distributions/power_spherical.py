@@ -28,6 +28,7 @@ References:
 """
 
 import torch
+from numpy.polynomial.legendre import leggauss
 from pyro.distributions import Dirichlet, TorchDistribution, constraints
 from torch import Size, Tensor
 from torch.autograd import Function
@@ -43,32 +44,17 @@ from ppvae.special.gamma import digamma_difference, log_gamma_second_difference,
 __all__ = ["PowerSpherical"]
 
 # Gauss-Legendre on [0, 1].
-NODES = (
-    0.033765242898423986,
-    0.16939530676686775,
-    0.38069040695840155,
-    0.6193095930415985,
-    0.8306046932331322,
-    0.966234757101576,
-)
-WEIGHTS = (
-    0.08566224618958517,
-    0.1803807865240693,
-    0.23395696728634552,
-    0.23395696728634552,
-    0.1803807865240693,
-    0.08566224618958517,
-)
+NODES, WEIGHTS = ((leggauss(6)[0] + 1) / 2).tolist(), (leggauss(6)[1] / 2).tolist()
 
 
-def _log_odds_derivative(k: Tensor, beta: float, b: Tensor, w: Tensor) -> Tensor:
-    r"""d lambda / d kappa at a fixed quantile of w = 1 - b ~ Beta(beta, alpha), for the log odds lambda = log(w / b).
+def _log_odds_derivative(alpha: Tensor, beta: Tensor, b: Tensor, w: Tensor) -> Tensor:
+    r"""d lambda / d alpha at a fixed quantile of w = 1 - b ~ Beta(beta, alpha), for the log odds lambda = log(w / b).
 
     With f the density of w, F its distribution function and E = E[log b] = psi(alpha) - psi(alpha + beta), it is [2]
 
     .. math::
-        \frac{d\lambda}{d\kappa} = \frac{1}{w b} \frac{dw}{d\kappa}
-        = -\frac{1}{w b f(w)} \frac{\partial F(w)}{\partial\kappa}
+        \frac{d\lambda}{d\alpha} = \frac{1}{w b} \frac{dw}{d\alpha}
+        = -\frac{1}{w b f(w)} \frac{\partial F(w)}{\partial\alpha}
         = -\frac{1}{w b f(w)} \int_0^w (\log(1 - x) - E) f(x) \, dx
         = \frac{1}{w b f(w)} \int_w^1 (\log(1 - x) - E) f(x) \, dx,
 
@@ -77,7 +63,6 @@ def _log_odds_derivative(k: Tensor, beta: float, b: Tensor, w: Tensor) -> Tensor
     any kappa and m, so that the double exponential rule [3] in u applies. The relative error is below 4e-8 in float64
     and 1e-5 in float32, for m up to 4096.
     """
-    alpha, beta = k + beta, torch.full_like(k, beta)
     log_b = torch.where(w < 0.5, torch.log1p(-w), b.log())
     excess = log_b + digamma_difference(alpha, beta)
     left = excess > 0
@@ -88,7 +73,7 @@ def _log_odds_derivative(k: Tensor, beta: float, b: Tensor, w: Tensor) -> Tensor
     scale = rest / ((beta * b - alpha * w).abs() + ((alpha + beta) * w * b).sqrt())
     nodes = 48
     step = 7.9 / nodes
-    s = -3.3 + step * (torch.arange(nodes, dtype=k.dtype, device=k.device) + 0.5)
+    s = -3.3 + step * (torch.arange(nodes, dtype=w.dtype, device=w.device) + 0.5)
     x = torch.exp(s - torch.exp(-s))
     u = scale.unsqueeze(-1) * x
     lost = -torch.expm1(-u)
@@ -100,38 +85,42 @@ def _log_odds_derivative(k: Tensor, beta: float, b: Tensor, w: Tensor) -> Tensor
 
 
 class _Angle(Function):
-    """(cos theta, sin theta) where cos^2(theta / 2) = b and sin^2(theta / 2) = w, with the gradient in kappa."""
+    """cos theta and sin theta, where cos^2(theta / 2) = b and sin^2(theta / 2) = w, with the gradient in alpha."""
 
     @staticmethod
-    def forward(ctx, k, beta, b, w):
-        ctx.beta = beta
-        ctx.save_for_backward(k, b, w)
+    def forward(alpha, beta, b, w):
         return b - w, 2 * (b * w).sqrt()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs, *output)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_cos, grad_sin):
-        k, b, w = ctx.saved_tensors
+        alpha, beta, b, w, cos, sin = ctx.saved_tensors
         # theta = 2 atan(e^{lambda / 2}), so that d theta = sin(theta) / 2 d lambda.
-        cos, sin = b - w, 2 * (b * w).sqrt()
         by_angle = grad_sin * cos - grad_cos * sin
-        return by_angle * sin / 2 * _log_odds_derivative(k, ctx.beta, b, w), None, None, None
+        return by_angle * sin / 2 * _log_odds_derivative(alpha, beta, b, w), None, None, None
 
 
 class _KLToUniform(Function):
     r"""KL(q || uniform) = D(kappa) - kappa D'(kappa), with the derivative -kappa D''(kappa)."""
 
     @staticmethod
-    def forward(ctx, k, beta):
-        ctx.save_for_backward(k, beta)
-        # The two terms cancel where kappa is small. There their sum, the integral of -s D''(s) from 0 to kappa, is taken
-        # by Gauss-Legendre: D'' is analytic but for s <= -beta, so that six nodes on [0, beta / 4] leave 2e-13.
+    def forward(k, beta):
+        # The two terms cancel where kappa is small. There their sum, the integral of -s D''(s) from 0 to kappa, is
+        # taken by Gauss-Legendre: D'' is analytic but for s <= -beta, so that six nodes on [0, beta / 4] leave 2e-13.
         small = torch.minimum(k, beta / 4)
         s = torch.stack([small * x for x in NODES])
         d2 = trigamma_difference(beta + s, beta)
         integral = small.square() * sum(w * x * y for w, x, y in zip(WEIGHTS, NODES, d2, strict=True))
         direct = log_gamma_second_difference(beta, beta, k) - k * digamma_difference(beta + k, beta)
         return torch.where(k > beta / 4, direct, integral)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, grad):
@@ -149,13 +138,13 @@ class PowerSpherical(TorchDistribution):
     relative to the largest term; those of the sample in the concentration to 4e-8 and 1e-5. Gradients of ``log_prob``
     in ``loc`` and in the value are the Riemannian ones, tangent to the sphere.
 
-    At the antipode z = -mu the density is zero for any concentration > 0: there ``log_prob`` is -inf, and its gradients,
-    which have no finite value, are set to zero.
+    At the antipode z = -mu the density is zero for any concentration > 0: there ``log_prob`` is -inf, and its
+    gradients, which have no finite value, are set to zero.
 
     :param loc: mean direction :math:`\mu`, unit vectors of shape ``(..., m)``, m >= 2 the ambient dimension.
     :param concentration: :math:`\kappa \ge 0`, shape ``(...)``; broadcasts against the batch shape of ``loc``.
-    :raises ValueError: if m < 2 or the dtypes differ, or, where arguments are validated, for a ``loc`` or a value off the
-        sphere or a negative concentration.
+    :raises ValueError: if m < 2 or the dtypes differ, or, where arguments are validated, for a ``loc`` or a value off
+        the sphere or a negative concentration.
     """
 
     arg_constraints = {"loc": sphere, "concentration": constraints.nonnegative}
@@ -191,18 +180,18 @@ class PowerSpherical(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        r"""E z = mu kappa / (m - 1 + kappa), a point inside the ball, shape ``batch_shape + (m,)``."""
+        """E z = mu kappa / (m - 1 + kappa), a point inside the ball, shape ``batch_shape + (m,)``."""
         k = self.concentration
         return self.loc * (k / (2 * self._beta + k)).unsqueeze(-1)
 
     @property
     def variance(self) -> Tensor:
-        r"""Variance of each coordinate, Var(t) mu_i^2 + E[1 - t^2] (1 - mu_i^2) / (m - 1), shape ``batch_shape + (m,)``."""
+        """Var z_i = Var(t) mu_i^2 + E[1 - t^2] (1 - mu_i^2) / (m - 1), shape ``batch_shape + (m,)``."""
         alpha, beta = self.concentration + self._beta, self._beta
         spread = 4 * (alpha / (alpha + beta)) * (beta / (alpha + beta + 1))
         squares = self.loc.square()
-        # 1 - mu_i^2 as the sum of the squares on its left and on its right: at large concentration the variance along mu
-        # is smaller than the rounding error of a difference.
+        # 1 - mu_i^2 as the sum of the squares on its left and on its right: at large concentration the variance along
+        # mu is smaller than the rounding error of a difference.
         zero = torch.zeros_like(squares[..., :1])
         left = torch.cat([zero, squares[..., :-1].cumsum(-1)], -1)
         right = torch.cat([zero, squares[..., 1:].flip(-1).cumsum(-1)], -1).flip(-1)
@@ -213,17 +202,17 @@ class PowerSpherical(TorchDistribution):
         """Points of shape ``sample_shape + batch_shape + (m,)``, with implicit gradients in both parameters [2]."""
         shape = self._extended_shape(Size(sample_shape))
         k = self.concentration.expand(shape[:-1])
+        alpha, beta = k + self._beta, torch.full_like(k, self._beta)
         with torch.no_grad():
             # The second entry is 1 - b to full relative accuracy. Either may underflow.
-            parameters = torch.stack([k + self._beta, torch.full_like(k, self._beta)], -1)
-            pair = Dirichlet(parameters, validate_args=False).sample()
+            pair = Dirichlet(torch.stack([alpha, beta], -1), validate_args=False).sample()
             b, w = pair.clamp_min(torch.finfo(k.dtype).tiny).unbind(-1)
             v = torch.randn((*shape[:-1], shape[-1] - 1), dtype=k.dtype, device=k.device)
             norm = v.norm(dim=-1, keepdim=True)
             # A draw of zeros, likely only at m = 2 and 3 in few bits, has no direction: it becomes the first axis.
             axis = torch.cat([torch.ones_like(v[..., :1]), torch.zeros_like(v[..., 1:])], -1)
             v = torch.where(norm > 0, v / torch.where(norm > 0, norm, 1), axis)
-        cos, sin = _Angle.apply(k, self._beta, b, w)
+        cos, sin = _Angle.apply(alpha, beta, b, w)
         y = torch.cat([cos.unsqueeze(-1), sin.unsqueeze(-1) * v], -1)
         return rotate_from_pole(y, self.loc)
 
@@ -243,7 +232,7 @@ class PowerSpherical(TorchDistribution):
         return torch.where(antipode & (k > 0), -torch.inf, log_q)
 
     def entropy(self) -> Tensor:
-        """Entropy in nats, shape ``batch_shape``: the log area of the sphere less the divergence from the uniform law."""
+        """Entropy in nats, shape ``batch_shape``: the log area less the divergence from the uniform law."""
         k = self.concentration
         return log_area(self.event_shape[0]) - _KLToUniform.apply(k, torch.full_like(k, self._beta))
 

@@ -26,13 +26,15 @@ __all__ = ["SO3Uniform"]
 class SO3Uniform(TorchDistribution):
     r"""Uniform distribution on SO(3): the prior p(z) of a rotation latent.
 
-    The density is with respect to the volume of the angle metric, whose total mass is :math:`8 \pi^2`. The law is
-    invariant under rotations from the left and from the right. It has no parameters, so dtype and device are its own.
+    The density is with respect to the volume of the angle metric, whose total mass is :math:`8 \pi^2`. The
+    law is invariant under rotations from the left and from the right. It has no parameters, so dtype and
+    device are its own.
 
     :param batch_shape: shape of independent copies.
     :param dtype: floating dtype of the samples, torch's default if None.
     :param device: device of the samples, torch's default if None.
-    :raises ValueError: if the dtype is not floating, or, where arguments are validated, for a value off SO(3).
+    :raises ValueError: if the dtype is not floating, or, where arguments are validated, for a value off
+        SO(3).
     """
 
     arg_constraints: dict[str, Constraint] = {}

@@ -51,7 +51,6 @@ import math
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
-from torch.autograd.function import once_differentiable
 from torch.distributions.kl import register_kl
 
 from ppvae.distributions.hyperspherical_uniform import HypersphericalUniform
@@ -68,8 +67,10 @@ from ppvae.special.bessel import (
 
 __all__ = ["VonMisesFisher"]
 
-# One proposal is accepted with probability 0.65 or more for all m and k, so that all are refused with probability 3e-15.
+# For all m and k a proposal is accepted with probability 0.65 or more, so that all are refused with probability 3e-15.
 PROPOSALS = 32
+# Stands for k = 0 on S^2, where the limit k -> 0 is taken: no rounding separates the two.
+TINY = 1e-30
 
 
 def _fejer(nodes: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -80,32 +81,47 @@ def _fejer(nodes: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor
     return torch.sin(0.5 * angle).square(), weights
 
 
-def _angle_rate(k: Tensor, below: Tensor, above: Tensor, m: int) -> Tensor:
+def _log_sinhc_scaled(x: Tensor) -> Tensor:
+    """log(sinh(x) / x) - x for x >= 0, by its series (remainder 2e-15) where 1 - e^{-2x} would cancel."""
+    y = x.clamp_max(0.2).square()
+    series = y / 6 * (1 - y / 30 * (1 - y * (4 / 63) * (1 - y * (3 / 40) * (1 - y * (8 / 99))))) - x
+    large = x.clamp_min(0.2)
+    return torch.where(x < 0.2, series, (-torch.expm1(-2 * large) / (2 * large)).log())
+
+
+def _angle_rate(concentration: Tensor, below: Tensor, above: Tensor, m: int) -> Tensor:
     r"""dt/dk of the angle t of a sample with ``below`` = 1 - cos t and ``above`` = 1 + cos t at a fixed quantile.
 
-    On S^2, with L = F - k, it is closed: d(1-w)/dk = (1-w)/k (exp(-k (1+w) + L(k (1-w)/2) - L(k)) - 1). Else the integral
-    over y is a quadrature on the stretch in which g(y) / g(t) falls to e^-depth. In sin(y/2), log g is concave with second
-    derivative at most -4k - 6 (m-2), from which the end of the stretch follows. Largest error, relative, within six standard
-    deviations of the mode: 1e-11 in float64, 1e-5 in float32.
+    On S^2 it is closed: with L(k) = log (sinh k / k) - k,
+
+    .. math:: \frac{d(1-w)}{dk} = \frac{1-w}{k} \left( e^{L(k (1-w) / 2) - L(k) - k (1+w)} - 1 \right).
+
+    Else the integral over y is a quadrature on the stretch in which g(y) / g(t) falls to e^-depth. In sin(y/2), log g
+    is concave with second derivative at most -4k - 6 (m-2), from which the end of the stretch follows. E[dw/dk] = A' is
+    met to 1e-10 in float64 and 2e-5 in float32, and so is dt/dk itself within six standard deviations of the mode, but
+    in float32 for m above 1000 (1e-4).
     """
-    dtype = k.dtype
-    depth, nodes = (36.0, 40) if dtype == torch.float64 else (20.0, 16)
-    complement = bessel_ratio_complement(k, m)
-    if dtype != torch.float64 and k.device.type != "mps":
-        k, below, above, complement = k.double(), below.double(), above.double(), complement.double()
+    depth, nodes = (36.0, 40) if concentration.dtype == torch.float64 else (20.0, 20)
+    k = concentration
+    if k.device.type != "mps":  # which has no float64
+        k, below, above = k.double(), below.double(), above.double()
     # At a pole the rate is 0; the smallest number keeps the ratios below away from 0/0.
     tiny = torch.finfo(k.dtype).tiny
     sin0, cos0 = (0.5 * below).clamp_min(tiny).sqrt(), (0.5 * above).clamp_min(tiny).sqrt()
     if m == 3:
-        k = k.clamp_min(1e-30)  # the limit at k = 0, which no rounding separates from k = 1e-30
-        inner, outer = log_hyp0f1_scaled(torch.stack([0.5 * k * below, k]), 3)
+        k = k.clamp_min(TINY)
+        below = torch.where(above < below, 2 - above, below)  # the two must add up to 2 to more than float32
+        inner, outer = _log_sinhc_scaled(torch.stack([0.5 * k * below, k]))
         return sin0 / cos0 / k * torch.expm1(inner - outer - k * above)
-    side = torch.where(below < complement, -1.0, 1.0).to(k.dtype)
-    slope = side * (4 * k * sin0 - (m - 2) / sin0 + (m - 2) * sin0 / cos0.square())
-    curvature = 4 * k + 6 * (m - 2)
-    length = 2 * depth / (slope + (slope.square() + 2 * depth * curvature).sqrt())
+    complement = bessel_ratio_complement(concentration, m).to(k.dtype)
+    with torch.no_grad():  # the integral does not depend on where it is cut off
+        side = torch.where(below < complement, -1.0, 1.0).to(k.dtype)
+        slope = side * (4 * k * sin0 - (m - 2) / sin0 + (m - 2) * sin0 / cos0.square())
+        curvature = 4 * k + 6 * (m - 2)
+        length = 2 * depth / (slope + (slope.square() + 2 * depth * curvature).sqrt())
+        end = torch.asin((sin0 + side * length).clamp(0, 1))
     start = torch.atan2(sin0, cos0)
-    stretch = torch.asin((sin0 + side * length).clamp(0, 1)) - start
+    stretch = end - start
     x, weights = _fejer(nodes, k.dtype, k.device)
     half = start.unsqueeze(-1) + stretch.unsqueeze(-1) * x
     k, complement, sin0, cos0 = (a.unsqueeze(-1) for a in (k, complement, sin0, cos0))
@@ -119,41 +135,43 @@ def _angle_rate(k: Tensor, below: Tensor, above: Tensor, m: int) -> Tensor:
 
 
 class _CosineSine(torch.autograd.Function):
-    """cos t and sin t of a sample, with the gradient that the sample has in k."""
+    """cos t, sin t, 1 - cos t and 1 + cos t of a sample drawn as the last two, with the gradient that it has in k."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(k: Tensor, below: Tensor, above: Tensor, m: int):
-        return 1 - below, (below * above).sqrt()
+        return 1 - below, (below * above).sqrt(), below.clone(), above.clone()
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        k, below, above, ctx.m = inputs
-        ctx.save_for_backward(k, below, above, *output)
+        ctx.m = inputs[3]
+        ctx.save_for_backward(inputs[0], *output)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_cos, grad_sin):
-        k, below, above, cos, sin = ctx.saved_tensors
+    def backward(ctx, grad_cos, grad_sin, grad_below, grad_above):
+        k, cos, sin, below, above = ctx.saved_tensors
         rate = _angle_rate(k, below, above, ctx.m).to(k.dtype)
-        return rate * (grad_sin * cos - grad_cos * sin), None, None, None
+        return rate * (grad_sin * cos + (grad_below - grad_above - grad_cos) * sin), None, None, None
 
 
 class VonMisesFisher(TorchDistribution):
     r"""Von Mises-Fisher law on the unit vectors of R^m: the Gaussian of the sphere.
 
-    The density is with respect to the surface measure of S^{m-1}, whose total mass is :math:`2 \pi^{m/2} / \Gamma(m/2)`:
-    2 pi on the circle (m = 2), where it is von Mises' law, and 4 pi on the sphere (m = 3). It is uniform at k = 0; for
-    large k it is a Gaussian of variance 1/k along each of the m - 1 directions across mu.
+    The density is with respect to the surface measure of S^{m-1}, whose total mass is
+    :math:`2 \pi^{m/2} / \Gamma(m/2)`: 2 pi on the circle (m = 2), where it is von Mises' law, and 4 pi on the sphere
+    (m = 3). It is uniform at k = 0; for large k it is a Gaussian of variance 1/k along each of the m - 1 directions
+    across mu.
 
-    Values, and gradients of the first order, hold for m up to 4096 and k up to 1e8, to 1e-10 in float64 and 1e-5 in
-    float32 relative to the largest term. Gradients with respect to ``loc`` and to the value are those of
+    Values and gradients hold for m up to 4096 and k up to 1e8, to 1e-10 in float64 and 1e-5 in float32 relative to the
+    largest term. Gradients with respect to ``loc`` and to the value are those of
     :math:`-k |z - \mu|^2 / 2`, right along the sphere; across it no law on the sphere has any.
 
     :param loc: mean direction :math:`\mu`, unit vectors of shape ``(..., m)``.
-    :param concentration: concentration :math:`k \ge 0`, shape ``(...)``, one number per vector; broadcasts with the batch
-        shape of ``loc``.
-    :raises ValueError: if m < 2 or the dtypes differ, or, where arguments are validated, for a ``loc`` or a value off the
-        sphere or a negative concentration.
+    :param concentration: :math:`k \ge 0`, shape ``(...)``, one number per vector: it broadcasts with the batch shape of
+        ``loc``.
+    :raises ValueError: if m < 2 or the dtypes differ, or, where arguments are validated, for a ``loc`` or a value off
+        the sphere or a negative concentration.
     """
 
     arg_constraints = {"loc": sphere, "concentration": constraints.nonnegative}
@@ -167,7 +185,7 @@ class VonMisesFisher(TorchDistribution):
             raise ValueError(f"expected loc of shape (..., m) with m >= 2, got shape {tuple(loc.shape)}")
         if loc.dtype != concentration.dtype:
             raise ValueError(
-                f"expected loc and concentration of one dtype, got {loc.dtype} and {concentration.dtype}: cast one of them"
+                f"expected loc and concentration of one dtype, got {loc.dtype} and {concentration.dtype}: cast one"
             )
         batch_shape = torch.broadcast_shapes(loc.shape[:-1], concentration.shape)
         self.loc = loc.expand(batch_shape + loc.shape[-1:])
@@ -198,7 +216,13 @@ class VonMisesFisher(TorchDistribution):
         r"""Var z_i = A' mu_i^2 + (A / k) (1 - mu_i^2) of each coordinate, shape ``batch_shape + (m,)``."""
         along = bessel_ratio_derivative(self.concentration, self.dim).unsqueeze(-1)
         across = bessel_ratio_over_argument(self.concentration, self.dim).unsqueeze(-1)
-        return along * self.loc.square() + across * (1 - self.loc.square())
+        squares = self.loc.square()
+        # 1 - mu_i^2 as the sum of the other squares, from the left and from the right: for large k the variance along
+        # mu is smaller than the rounding error of 1 - mu_i^2.
+        zero = torch.zeros_like(squares[..., :1])
+        left = torch.cat([zero, squares[..., :-1].cumsum(-1)], -1)
+        right = torch.cat([squares[..., 1:].flip(-1).cumsum(-1).flip(-1), zero], -1)
+        return along * squares + across * (left + right)
 
     def entropy(self) -> Tensor:
         """log area - KL to the uniform law, in nats, shape ``batch_shape``."""
@@ -211,8 +235,8 @@ class VonMisesFisher(TorchDistribution):
         below = 0.5 * (value - self.loc).square().sum(-1)
         return -self.concentration * below - log_hyp0f1_scaled(self.concentration, self.dim) - log_area(self.dim)
 
-    def rsample(self, sample_shape=Size()) -> Tensor:
-        """Samples with a pathwise gradient in ``loc`` and ``concentration``, shape ``sample_shape + batch_shape + (m,)``.
+    def rsample(self, sample_shape=()) -> Tensor:
+        """Samples, shape ``sample_shape + batch_shape + (m,)``, with pathwise gradients.
 
         A sample is NaN if all of its proposals were refused, of probability 3e-15 or less.
         """
@@ -220,17 +244,24 @@ class VonMisesFisher(TorchDistribution):
         k = self.concentration.expand(shape)
         with torch.no_grad():
             below, above = self._invert(k) if self.dim == 3 else self._reject(k)
-            if self.dim == 2:
-                across = torch.where(torch.rand_like(k) < 0.5, -1.0, 1.0).to(k.dtype).unsqueeze(-1)
-            else:
-                across = torch.randn(shape + (self.dim - 1,), dtype=k.dtype, device=k.device)
-                across = across / across.norm(dim=-1, keepdim=True)
-        cos, sin = _CosineSine.apply(k, below, above, self.dim)
+            across = self._across(shape)
+        cos, sin, *_ = _CosineSine.apply(k, below, above, self.dim)
         return rotate_from_pole(torch.cat([cos.unsqueeze(-1), sin.unsqueeze(-1) * across], -1), self.loc)
+
+    def _across(self, shape: Size) -> Tensor:
+        """Uniform unit vectors of R^{m-1}. In one and two dimensions a normal draw of zeros would have no direction."""
+        dtype, device = self.loc.dtype, self.loc.device
+        if self.dim == 2:
+            return torch.where(torch.rand((*shape, 1), dtype=dtype, device=device) < 0.5, -1.0, 1.0).to(dtype)
+        if self.dim == 3:
+            turn = 2 * math.pi * torch.rand((*shape, 1), dtype=dtype, device=device)
+            return torch.cat([turn.cos(), turn.sin()], -1)
+        normal = torch.randn((*shape, self.dim - 1), dtype=dtype, device=device)
+        return normal / normal.norm(dim=-1, keepdim=True)
 
     def _invert(self, k: Tensor) -> tuple[Tensor, Tensor]:
         """1 - w and 1 + w on S^2: u e^{-2k} + 1 - u = e^{-k (1-w)}."""
-        k = k.clamp_min(1e-30)  # the limit at k = 0, which no rounding separates from k = 1e-30
+        k = k.clamp_min(TINY)
         below = (-torch.log1p(torch.rand_like(k) * torch.expm1(-2 * k)) / k).clamp(0, 2)
         return below, 2 - below
 

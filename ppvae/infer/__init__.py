@@ -1,7 +1,67 @@
-"""Objectives and effect handlers: they see traces and know no VAE."""
+"""Objectives and effect handlers: they see traces and know no VAE.
 
-from ppvae.infer.elbo import ELBO, TensorELBO
-from ppvae.infer.handlers import CenterMessenger
-from ppvae.infer.iwae import IWAE_ELBO
+Every name below is imported on first use, so the table of objectives can be read without torch.
+"""
 
-__all__ = ["ELBO", "CenterMessenger", "IWAE_ELBO", "TensorELBO"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ppvae.infer.beta import Beta_ELBO, Capacity_ELBO, FreeBits_ELBO
+    from ppvae.infer.divergences import (
+        InverseMultiquadric,
+        Laplace,
+        SquaredExponential,
+        energy_distance,
+        mmd,
+        sliced_wasserstein,
+    )
+    from ppvae.infer.elbo import ELBO, TensorELBO
+    from ppvae.infer.handlers import CenterMessenger, PriorMessenger
+    from ppvae.infer.info_vae import InfoVAE_ELBO
+    from ppvae.infer.iwae import IWAE_ELBO
+
+__all__ = [
+    "ELBO",
+    "Beta_ELBO",
+    "Capacity_ELBO",
+    "CenterMessenger",
+    "FreeBits_ELBO",
+    "IWAE_ELBO",
+    "InfoVAE_ELBO",
+    "InverseMultiquadric",
+    "Laplace",
+    "PriorMessenger",
+    "SquaredExponential",
+    "TensorELBO",
+    "energy_distance",
+    "mmd",
+    "sliced_wasserstein",
+]
+
+_FILES = {
+    "beta": ("Beta_ELBO", "Capacity_ELBO", "FreeBits_ELBO"),
+    "divergences": (
+        "InverseMultiquadric",
+        "Laplace",
+        "SquaredExponential",
+        "energy_distance",
+        "mmd",
+        "sliced_wasserstein",
+    ),
+    "elbo": ("ELBO", "TensorELBO"),
+    "handlers": ("CenterMessenger", "PriorMessenger"),
+    "info_vae": ("InfoVAE_ELBO",),
+    "iwae": ("IWAE_ELBO",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for file, members in _FILES.items():
+        if name in members:
+            return getattr(import_module(f"ppvae.infer.{file}"), name)
+    raise AttributeError(f"module 'ppvae.infer' has no attribute {name!r}", name=name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -12,7 +12,7 @@ References:
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -122,14 +122,19 @@ def reconstruction_terms(model_trace: Trace) -> dict[str, Tensor]:
     return {site["name"]: log_prob(model_trace, site) for site in observations(model_trace)}
 
 
-def kl_terms(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
-    """An unbiased estimate of KL(q || p) for each latent, exact where a closed form is registered; shapes of the plates."""
+def kl_terms(model_trace: Trace, guide_trace: Trace, skip: Collection[str] = ()) -> dict[str, Tensor]:
+    """An unbiased estimate of KL(q || p) for each latent, exact where a closed form is registered; shapes of the plates.
+
+    :param skip: sites of which no density is evaluated.
+    """
     names = [site["name"] for site in latents(guide_trace)]
     same_order = [name for name in names if name in model_trace] == [
         site["name"] for site in latents(model_trace)
     ]
     terms = {}
     for name in names:
+        if name in skip:
+            continue
         q = guide_trace.nodes[name]
         if name not in model_trace:  # an auxiliary variable of the guide
             terms[name] = log_prob(guide_trace, q)
@@ -142,7 +147,8 @@ def kl_terms(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         except NotImplementedError:  # what torch raises where no closed form is registered
             terms[name] = log_prob(guide_trace, q) - log_prob(model_trace, p)
     for factor in observations(guide_trace):
-        terms[factor["name"]] = log_prob(guide_trace, factor)
+        if factor["name"] not in skip:
+            terms[factor["name"]] = log_prob(guide_trace, factor)
     return terms
 
 
@@ -169,6 +175,18 @@ def _sample_sites(trace: Trace) -> Iterator[Site]:
 def same(a: Any, b: Any) -> bool:
     """Whether two plate scales are known to be equal; tensors are not compared by value, which would wait for the device."""
     return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
+
+
+def number_of_data(site: Site) -> Tensor | float:
+    """How many data the loss sums over: the size of the data plate (dim -1), times the scale of the site.
+
+    :raises ValueError: if the site is outside the data plate.
+    """
+    sizes = [frame.size for frame in site["cond_indep_stack"] if frame.vectorized and frame.dim == -1]
+    if not sizes:
+        raise ValueError(f"site {site['name']!r}: expected it in the data plate (dim -1), found it outside")
+    scale = site["scale"]
+    return scale.expand(sizes[0]).sum() if isinstance(scale, Tensor) else scale * sizes[0]
 
 
 def sum_terms(terms: dict[str, Tensor]) -> Tensor:

@@ -5,8 +5,8 @@ r"""The circle S^1 = {x in R^2 : |x| = 1} and its group SO(2).
     \hat t = \begin{pmatrix} 0 & -t \\ t & 0 \end{pmatrix}
 
 A point (..., 2) is a complex number of modulus one; the group acts on the plane and on images by turning
-counter-clockwise. Tangent vectors at x are t J x with J the quarter turn, so the angle t = u . Jx is a smooth signed
-coordinate and nothing is singular at t = 0. The measure is d t, of total 2 pi.
+counter-clockwise. Tangent vectors at x are t J x with J the quarter turn, so the angle t = u . Jx is a smooth
+signed coordinate and nothing is singular at t = 0. The measure is d t, of total 2 pi.
 
 References:
     [1] A Micro Lie Theory for State Estimation in Robotics (Solà, Deray & Atchuthan, 2018)

@@ -1,6 +1,7 @@
 """What a manifold of latents offers: the methods that laws, samplers, metrics and plots may call.
 
-The names are those of geoopt, so that a geoopt manifold is nearly one of ours; ``logvolume`` is added for densities.
+The names are those of geoopt, so that a geoopt manifold is nearly one of ours; ``logvolume`` is added for
+densities.
 """
 
 from typing import Protocol
@@ -14,8 +15,8 @@ __all__ = ["Manifold"]
 class Manifold(Protocol):
     r"""A complete Riemannian manifold, in coordinates of the space around it.
 
-    Points x, y and tangent vectors u have the event shape of ``support``, and ``...`` is the batch. Angles and
-    distances are in radians where the manifold is compact.
+    Points x, y and tangent vectors u have the event shape of ``support``, and ``...`` is the batch. Angles
+    and distances are in radians where the manifold is compact.
     """
 
     @property
@@ -40,5 +41,5 @@ class Manifold(Protocol):
         ...
 
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
-        """log |det d exp_x| at u, shape ``(...)``: the volume that the exponential map makes of a unit of tangent space."""
+        """log |det d exp_x| at u, shape ``(...)``: what exp_x makes of a unit of volume at u."""
         ...

@@ -4,12 +4,14 @@ r"""The rigid motions of the plane, SE(2): p -> R p + b, the similarities of sca
     \exp(\omega, v) = \begin{pmatrix} R(\omega) & \varphi(i \omega) v \\ 0 & 1 \end{pmatrix}, \qquad
     \varphi(z) = \frac{e^z - 1}{z}
 
-An element is a matrix (..., 3, 3) on homogeneous coordinates, an element of the algebra is (omega, v_1, v_2), radians
-and a velocity. compose, inverse and act are those of :mod:`ppvae.manifolds.sim2`. The group has no metric that is
-invariant on both sides, so no law lives on it here: a pose is a product of sites, an angle and a shift.
+An element is a matrix (..., 3, 3) on homogeneous coordinates, an element of the algebra is (omega, v_1, v_2),
+radians and a velocity. compose, inverse and act are those of :mod:`ppvae.manifolds.sim2`. The group has no
+metric that is invariant on both sides, so no law lives on it here: a pose is a product of sites, an angle and
+a shift.
 
 References:
-    [1] A Micro Lie Theory for State Estimation in Robotics (Solà, Deray & Atchuthan, 2018), Example 3 and Appendix A
+    [1] A Micro Lie Theory for State Estimation in Robotics (Solà, Deray & Atchuthan, 2018), Example 3 and
+    Appendix A
         https://arxiv.org/abs/1812.01537
 """
 

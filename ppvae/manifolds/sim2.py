@@ -7,10 +7,11 @@ As complex maps, with :math:`z = \sigma + i \omega` and :math:`\varphi(z) = (e^z
     \exp(\omega, \sigma, v) = (a, b) = (e^z, \varphi(z) v), \qquad
     \log(a, b) = (\arg a, \log |a|, b / \varphi(z)), \quad \arg a \in [-\pi, \pi]
 
-An element is a matrix (..., 3, 3) on homogeneous coordinates, :math:`[[sR, b], [0, 1]]` with scale s = ``|a|`` and
-rotation R; an element of the algebra is (omega, sigma, v_1, v_2): radians, log scale and a velocity. A rigid motion has
-sigma = 0 (:mod:`ppvae.manifolds.se2`). These groups have no metric that is invariant on both sides, so no law lives on
-them here: a pose is a product of sites, an angle, a scale and a shift.
+An element is a matrix (..., 3, 3) on homogeneous coordinates, :math:`[[sR, b], [0, 1]]` with scale s =
+``|a|`` and rotation R; an element of the algebra is (omega, sigma, v_1, v_2): radians, log scale and a
+velocity. A rigid motion has sigma = 0 (:mod:`ppvae.manifolds.se2`). These groups have no metric that is
+invariant on both sides, so no law lives on them here: a pose is a product of sites, an angle, a scale and a
+shift.
 
 References:
     [1] Lie Groups for 2D and 3D Transformations (Eade, 2013)
@@ -57,7 +58,8 @@ def exp(xi: Tensor) -> Tensor:
 def log(g: Tensor) -> Tensor:
     """The xi = (omega, sigma, v_1, v_2) with exp(xi) = g and omega in [-pi, pi], (..., 3, 3) -> (..., 4).
 
-    The gradient is finite everywhere; at omega = pi, where -pi would do as well, it is that of the branch taken.
+    The gradient is finite everywhere; at omega = pi, where -pi would do as well, it is that of the branch
+    taken.
     """
     a, b = g[..., :2, 0], g[..., :2, 2]
     omega, sigma = circle.log(a), a.square().sum(-1).log() / 2

@@ -9,17 +9,18 @@ With :math:`\hat v w = v \times w`, :math:`t = |v|` and :math:`\mathrm{sinc}\, t
     d(R, S) &= |\log(R^T S)| \in [0, \pi], & d\mathrm{vol} &= \mathrm{sinc}^2 \tfrac t2 \; dv, \quad
         \mathrm{vol}\, SO(3) = 8 \pi^2
 
-Rotations are matrices (..., 3, 3) and act on column vectors; v, an element of the algebra so(3), is an axis times an
-angle in radians, (..., 3). Everything is written in s = :math:`|v|^2`, of which sinc and cos are entire functions, so
-that values and gradients are right at v = 0 too, and in closed 3x3 forms, which hold neither a call to a solver nor a
-branch on values.
+Rotations are matrices (..., 3, 3) and act on column vectors; v, an element of the algebra so(3), is an axis
+times an angle in radians, (..., 3). Everything is written in s = :math:`|v|^2`, of which sinc and cos are
+entire functions, so that values and gradients are right at v = 0 too, and in closed 3x3 forms, which hold
+neither a call to a solver nor a branch on values.
 
 References:
     [1] Reparameterizing Distributions on Lie Groups (Falorsi et al., 2019)
         https://arxiv.org/abs/1903.02958
     [2] Quaternion from Rotation Matrix (Shepperd, 1978)
         https://doi.org/10.2514/3.55767b
-    [3] The QUEST algorithm, in: Three-axis attitude determination from vector observations (Shuster & Oh, 1981)
+    [3] The QUEST algorithm, in: Three-axis attitude determination from vector observations (Shuster & Oh,
+    1981)
         https://doi.org/10.2514/3.19717
     [4] A Micro Lie Theory for State Estimation in Robotics (Solà, Deray & Atchuthan, 2018)
         https://arxiv.org/abs/1812.01537
@@ -55,10 +56,11 @@ VOLUME = 8 * math.pi**2
 
 
 class _Rotation(constraints.Constraint):
-    r"""Rotation matrices: every entry of :math:`R R^T - I` is within 100 rounding units of the dtype, and det R > 0.
+    r"""Rotation matrices: every entry of :math:`R R^T - I` is within 100 rounding units of the dtype, and det
+    R > 0.
 
-    A rotation from this library is off by a few units. Float32 rotations cast to float64 do not pass: project them
-    again.
+    A rotation from this library is off by a few units. Float32 rotations cast to float64 do not pass: project
+    them again.
     """
 
     event_dim = 2
@@ -84,8 +86,8 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
 def sinc(s: Tensor) -> Tensor:
     r"""sin t / t as a function of s = t^2 >= 0, entire: :math:`\sum_n (-s)^n / (2n + 1)!`.
 
-    The relative error is a few rounding units but near its zeros at t = k pi, where that of sin t is as large; all
-    derivatives with respect to s are finite.
+    The relative error is a few rounding units but near its zeros at t = k pi, where that of sin t is as
+    large; all derivatives with respect to s are finite.
     """
     near = s < 1
     series = torch.ones_like(s)
@@ -110,7 +112,8 @@ def vee(a: Tensor) -> Tensor:
 
 def compose(r: Tensor, s: Tensor) -> Tensor:
     """The product R S, (..., 3, 3)."""
-    # A sum of products and not a matmul: TF32 and autocast would leave it with three digits, off the manifold.
+    # A sum of products and not a matmul: TF32 and autocast would leave it with three digits, off the
+    # manifold.
     return (r.unsqueeze(-1) * s.unsqueeze(-3)).sum(-2)
 
 
@@ -125,7 +128,8 @@ def act(r: Tensor, p: Tensor) -> Tensor:
 
 
 def exp(v: Tensor) -> Tensor:
-    r"""The rotation by ``|v|`` radians about v, (..., 3) -> (..., 3, 3); orthogonal to rounding at every ``|v|``.
+    r"""The rotation by ``|v|`` radians about v, (..., 3) -> (..., 3, 3); orthogonal to rounding at every
+    ``|v|``.
 
     Values and derivatives of every order are finite at v = 0, where the first is :math:`\hat{dv}`.
     """
@@ -136,10 +140,11 @@ def exp(v: Tensor) -> Tensor:
 
 
 def log(r: Tensor) -> Tensor:
-    r"""The v with :math:`\exp(v) = R` and ``|v|`` <= pi, (..., 3, 3) -> (..., 3), accurate to rounding at every angle.
+    r"""The v with :math:`\exp(v) = R` and ``|v|`` <= pi, (..., 3, 3) -> (..., 3), accurate to rounding at
+    every angle.
 
-    The gradient is finite everywhere. At angle pi, where v and -v are both logarithms, one is chosen and the gradient
-    is that of its branch.
+    The gradient is finite everywhere. At angle pi, where v and -v are both logarithms, one is chosen and the
+    gradient is that of its branch.
     """
     return _log_quaternion(to_quaternion(r))
 
@@ -162,8 +167,8 @@ def _log_quaternion(q: Tensor) -> Tensor:
 def to_quaternion(r: Tensor) -> Tensor:
     r"""The unit quaternion (w, x, y, z) of R with w >= 0, (..., 3, 3) -> (..., 4).
 
-    Row i of the matrix :math:`4 q q^T`, which is linear in R, is :math:`4 q_i q`; the row of the largest :math:`q_i^2`
-    is taken [2], so nothing cancels at any angle.
+    Row i of the matrix :math:`4 q q^T`, which is linear in R, is :math:`4 q_i q`; the row of the largest
+    :math:`q_i^2` is taken [2], so nothing cancels at any angle.
     """
     xx, xy, xz, yx, yy, yz, zx, zy, zz = r.flatten(-2).unbind(-1)
     rows = torch.stack(
@@ -204,31 +209,35 @@ def angle(r: Tensor) -> Tensor:
 
 
 def log_jacobian(v: Tensor) -> Tensor:
-    r"""log |dvol / dv| of the exponential map at v, :math:`2 \log |\mathrm{sinc}(t/2)|` with t = ``|v|``, (..., 3) -> (...).
+    r"""log |dvol / dv| of the exponential map at v, :math:`2 \log |\mathrm{sinc}(t/2)|` with t = ``|v|``,
+    (..., 3) -> (...).
 
-    It is 0 at v = 0, falls to 2 log(2 / pi) at t = pi and is -inf at t = 2 pi k, k != 0, whose spheres exp sends to one
-    point.
+    It is 0 at v = 0, falls to 2 log(2 / pi) at t = pi and is -inf at t = 2 pi k, k != 0, whose spheres exp
+    sends to one point.
     """
     return 2 * sinc(_dot(v, v).squeeze(-1) / 4).abs().log()
 
 
 def project(a: Tensor) -> Tensor:
-    r"""The rotation nearest to a matrix A in the Frobenius norm, which is also :math:`\arg\max_R \mathrm{tr}(A^T R)`.
+    r"""The rotation nearest to a matrix A in the Frobenius norm, which is also :math:`\arg\max_R
+    \mathrm{tr}(A^T R)`.
 
-    With singular values :math:`A = U \mathrm{diag}(s_1, s_2, s_3) V^T`, U and V rotations, :math:`s_1 \ge s_2 \ge |s_3|`,
-    it is :math:`R = U V^T`. In unit quaternions :math:`\mathrm{tr}(A^T R(q)) = q^T K q` with Davenport's matrix [3]
+    With singular values :math:`A = U \mathrm{diag}(s_1, s_2, s_3) V^T`, U and V rotations, :math:`s_1 \ge s_2
+    \ge |s_3|`, it is :math:`R = U V^T`. In unit quaternions :math:`\mathrm{tr}(A^T R(q)) = q^T K q` with
+    Davenport's matrix [3]
 
     .. math::
         K = \begin{pmatrix} \mathrm{tr} A & a^T \\ a & A + A^T - \mathrm{tr} A \, I \end{pmatrix}, \qquad
         a = 2 \, \mathrm{vee}(A),
 
     so q is the first eigenvector of K, by repeated squaring. A Newton step on SO(3), :math:`R \exp(w)` with
-    :math:`(\mathrm{tr} S \, I - S) w = 2 \, \mathrm{vee}(S), S = R^T A`, then takes off what is left and carries the
+    :math:`(\mathrm{tr} S \, I - S) w = 2 \, \mathrm{vee}(S), S = R^T A`, then takes off what is left and
+        carries the
     gradient: its derivative is that of R by the implicit function theorem. First derivatives only.
 
-    R is unique where :math:`s_2 + s_3 > 0`, and its gradient grows as the inverse of that sum. Where the sum is 0 to
-    rounding (det A < 0 with its two smallest singular values equal, or rank below two) one of the nearest rotations is
-    returned, the identity if A = 0, with gradient 0.
+    R is unique where :math:`s_2 + s_3 > 0`, and its gradient grows as the inverse of that sum. Where the sum
+    is 0 to rounding (det A < 0 with its two smallest singular values equal, or rank below two) one of the
+    nearest rotations is returned, the identity if A = 0, with gradient 0.
 
     :param a: matrices, shape ``(..., 3, 3)``.
     :return: rotations, shape ``(..., 3, 3)``.
@@ -239,13 +248,13 @@ def project(a: Tensor) -> Tensor:
     trace = fixed.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     eye = torch.eye(3, dtype=a.dtype, device=a.device)
     vector = 2 * vee(fixed).unsqueeze(-1)
-    k = torch.cat(
-        [torch.cat([trace, vector.mT], -1), torch.cat([vector, fixed + fixed.mT - trace * eye], -1)], -2
-    )
-    # Its eigenvalues are +-s_1 +-s_2 +-s_3, none below -3^(1/2) |A|, so that the largest becomes the largest in modulus.
+    k = torch.cat([torch.cat([trace, vector.mT], -1), torch.cat([vector, fixed + fixed.mT - trace * eye], -1)], -2)
+    # Its eigenvalues are +-s_1 +-s_2 +-s_3, none below -3^(1/2) |A|, so that the largest becomes the largest
+    # in modulus.
     bound = math.sqrt(3) * fixed.square().sum((-2, -1), keepdim=True).sqrt()
     power = k + torch.where(bound > 0, bound, 1) * torch.eye(4, dtype=a.dtype, device=a.device)
-    # After n squarings e^{-2^n gap} of the second eigenvector is left, gap = (s_2 + s_3) / |A| up to a factor: 2^n = 1 / eps.
+    # After n squarings e^{-2^n gap} of the second eigenvector is left, gap = (s_2 + s_3) / |A| up to a
+    # factor: 2^n = 1 / eps.
     for _ in range(round(-math.log2(torch.finfo(a.dtype).eps))):
         power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
         power = compose(power, power)
@@ -272,8 +281,8 @@ def _newton(r: Tensor, a: Tensor) -> Tensor:
 class SO3:
     r"""Geometry of SO(3): points x, y and tangent vectors u at x have shape ``(..., 3, 3)``.
 
-    The tangent vectors at x are :math:`u = x \hat v`, and the angle metric gives them the length ``|v|``, which is
-    that of u as a matrix over the square root of 2. Geodesics have period 2 pi, the diameter is pi.
+    The tangent vectors at x are :math:`u = x \hat v`, and the angle metric gives them the length ``|v|``,
+    which is that of u as a matrix over the square root of 2. Geodesics have period 2 pi, the diameter is pi.
     """
 
     support = rotation

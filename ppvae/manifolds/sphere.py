@@ -107,9 +107,7 @@ class Sphere:
         s = torch.where((x * y).sum(-1, keepdim=True) < 0, -torch.ones_like(x), torch.ones_like(x))
         u = self.proju(x, y - s * x)
         sine, angle = u.norm(dim=-1, keepdim=True), self.dist(x, y).unsqueeze(-1)
-        e2 = torch.cat(
-            [torch.zeros_like(x[..., :1]), torch.ones_like(x[..., :1]), torch.zeros_like(x[..., 2:])], -1
-        )
+        e2 = torch.cat([torch.zeros_like(x[..., :1]), torch.ones_like(x[..., :1]), torch.zeros_like(x[..., 2:])], -1)
         at_cut = math.pi * rotate_from_pole(e2, x)
         inside = angle / torch.where(sine > 0, sine, torch.ones_like(sine)) * u
         return torch.where(sine > 0, inside, torch.where(s < 0, at_cut, u))

@@ -3,8 +3,8 @@ r"""The flat torus T^n, a product of n unit circles.
 .. math::
     d(x, y)^2 = \sum_{i=1}^n d(x_i, y_i)^2, \qquad \mathrm{vol}(T^n) = (2 \pi)^n
 
-A point is a matrix (..., n, 2) whose rows are points of circles; exp and log act on each row. The measure is the
-product of the angles' d t_i.
+A point is a matrix (..., n, 2) whose rows are points of circles; exp and log act on each row. The measure is
+the product of the angles' d t_i.
 
 References:
     [1] Riemannian Geometry (do Carmo, 1992), Chapter 0, Example 4.10
@@ -31,8 +31,8 @@ class _Torus(constraints.Constraint):
     def check(self, value: Tensor) -> Tensor:
         if value.shape[-2:] != (self.n, 2):
             raise ValueError(
-                f"expected points of the torus T^{self.n} of shape (..., {self.n}, 2), got {tuple(value.shape)}: "
-                "turn angles (..., n) into points by ppvae.manifolds.circle.exp"
+                f"expected points of the torus T^{self.n} of shape (..., {self.n}, 2), got
+                {tuple(value.shape)}: " "turn angles (..., n) into points by ppvae.manifolds.circle.exp"
             )
         return Circle.support.check(value).all(-1)
 
@@ -62,7 +62,7 @@ class Torus:
         return self._circle.logmap(x, y)
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """Root of the sum of squared angles, in [0, pi sqrt(n)] radians, shape ``(...)``; the gradient at y = x is 0."""
+        """Root of the sum of squared angles, in [0, pi sqrt(n)], shape ``(...)``; the gradient at y = x is 0."""
         s = self._circle.dist(x, y).square().sum(-1)
         return torch.where(s > 0, torch.where(s > 0, s, 1).sqrt(), 0)
 

@@ -3,9 +3,6 @@
 A head says how many features it needs, ``head.features``; the encoder ends in that many.
 """
 
-import math
-
-import torch.nn.functional as F
 from pyro.distributions import Independent, Normal
 from torch import Tensor, nn
 
@@ -41,8 +38,8 @@ class NormalHead(nn.Module):
 class VonMisesFisherHead(nn.Module):
     """q(z | h) = vMF(loc, concentration) on the sphere S^{dim-1} in R^dim.
 
-    The concentration is dim * softplus(.), started at dim: of a vMF law with a concentration far below the dimension
-    a sample hardly depends on loc (its mean cosine is about concentration / dim), and the posterior collapses.
+    The concentration is dim * exp of a feature. For a concentration far below the dimension a sample hardly depends on
+    loc (its mean cosine is about concentration / dim), and a posterior that starts there collapses in high dimension.
 
     :param dim: ambient dimension m of z.
     """
@@ -72,6 +69,5 @@ class PowerSphericalHead(nn.Module):
 
 
 def _sphere_parameters(head: nn.Module, h: Tensor) -> tuple[Tensor, Tensor]:
-    direction, raw = _split(head, h, (head.dim, 1))
-    concentration = head.dim * F.softplus(raw.squeeze(-1) + math.log(math.e - 1))  # softplus(log(e - 1)) = 1
-    return direction / direction.norm(dim=-1, keepdim=True), concentration
+    direction, log_concentration = _split(head, h, (head.dim, 1))
+    return direction / direction.norm(dim=-1, keepdim=True), head.dim * log_concentration.squeeze(-1).exp()

@@ -1,8 +1,9 @@
 r"""Maps from features to a rotation, and the posterior head on SO(3) that takes its mean from one of them.
 
-An encoder that is to be a homeomorphism onto SO(3) needs a map :math:`f : U \subset R^n \to SO(3)` with a continuous
-right inverse g, f(g(R)) = R: the network before f then has to learn the continuous g. Which f have one is decided by
-the loops of SO(3), whose fundamental group is Z/2 [1]. The identity of Z/2 factors through the fundamental group of U:
+An encoder that is to be a homeomorphism onto SO(3) needs a map :math:`f : U \subset R^n \to SO(3)` with a
+continuous right inverse g, f(g(R)) = R: the network before f then has to learn the continuous g. Which f have
+one is decided by the loops of SO(3), whose fundamental group is Z/2 [1]. The identity of Z/2 factors through
+the fundamental group of U:
 
 =============  ============================  =====================  ===========================================
 map            U, up to homotopy             fundamental group      continuous right inverse
@@ -16,8 +17,8 @@ map            U, up to homotopy             fundamental group      continuous r
 
 The maps without one are surjective, and so can fit any data: an encoder through them jumps somewhere.
 
-Each map is undefined on a set of measure zero that its docstring names, and its gradient grows near it. On the set
-itself a fixed valid rotation is returned, with gradient 0 for what is undefined.
+Each map is undefined on a set of measure zero that its docstring names, and its gradient grows near it. On
+the set itself a fixed valid rotation is returned, with gradient 0 for what is undefined.
 
 References:
     [1] Explorations in Homeomorphic Variational Auto-Encoding (Falorsi et al., 2018)
@@ -43,8 +44,8 @@ __all__ = ["S2S1", "S2S2", "AxisAngle", "Polar", "Quaternion", "SO3NormalHead"]
 def _check(module: nn.Module, h: Tensor) -> None:
     if h.shape[-1] != module.features:
         raise ValueError(
-            f"{type(module).__name__} expected features of shape (..., {module.features}), got {tuple(h.shape)}: "
-            f"end the encoder in {module.features} outputs (the attribute `features`)"
+            f"{type(module).__name__} expected features of shape (..., {module.features}), got
+            {tuple(h.shape)}: " f"end the encoder in {module.features} outputs (the attribute `features`)"
         )
 
 
@@ -81,14 +82,16 @@ class S2S2(nn.Module):
         normal = rotate_from_pole(second, e1)
         noise = 8 * torch.finfo(h.dtype).eps * b.detach().abs().amax(-1, keepdim=True)
         e2 = _direction(b - (e1 * b).sum(-1, keepdim=True) * e1, normal, noise)
-        # Twice is enough: where a and b are nearly collinear the first pass leaves e_2 . e_1 at eps |b| / |e_2|.
+        # Twice is enough: where a and b are nearly collinear the first pass leaves e_2 . e_1 at eps |b| /
+        # |e_2|.
         e2 = _direction(e2 - (e1 * e2).sum(-1, keepdim=True) * e1, normal)
         e3 = so3.act(so3.hat(e1), e2)
         return torch.stack([e1, e2, e3], -1)
 
 
 class Polar(nn.Module):
-    r"""A matrix A of R^{3x3} to the nearest rotation, its polar factor where det A > 0; a continuous section [3].
+    r"""A matrix A of R^{3x3} to the nearest rotation, its polar factor where det A > 0; a continuous section
+    [3].
 
     .. math::
         R = \arg\max_{R \in SO(3)} \mathrm{tr}(A^T R)
@@ -148,13 +151,14 @@ class AxisAngle(nn.Module):
 
 
 class S2S1(nn.Module):
-    r"""An axis a of R^3 and a vector b of R^2, normalised to u and :math:`(\cos t, \sin t)`, to the rotation by t about u.
+    r"""An axis a of R^3 and a vector b of R^2, normalised to u and :math:`(\cos t, \sin t)`, to the rotation
+    by t about u.
 
     .. math::
         R = \cos t \, I + \sin t \, \hat u + (1 - \cos t) \, u u^T
 
-    No continuous section: the loops of S^2 x S^1 are those of the circle, of which none is contractible when run
-    twice, as that of SO(3) is; at R = I every axis would do. Undefined where a = 0 or b = 0.
+    No continuous section: the loops of S^2 x S^1 are those of the circle, of which none is contractible when
+    run twice, as that of SO(3) is; at R = I every axis would do. Undefined where a = 0 or b = 0.
     """
 
     features = 5
@@ -187,6 +191,7 @@ class SO3NormalHead(nn.Module):
     def forward(self, h: Tensor) -> SO3Normal:
         """The law for features (..., features): those of the mean, then three for the scales."""
         _check(self, h)
-        # A float32 matrix tells angles to 1e-7: below 1e-4 radians the density of a scale is that of rounding.
+        # A float32 matrix tells angles to 1e-7: below 1e-4 radians the density of a scale is that of
+        # rounding.
         scale = F.softplus(h[..., -3:]) + 1e-4
         return SO3Normal(self.mean(h[..., :-3]), scale)

@@ -80,13 +80,16 @@ def _trigamma(a: Tensor) -> Tensor:
 
 class _DigammaDifference(Function):
     @staticmethod
-    def forward(ctx, a, b):
-        ctx.save_for_backward(a, b)
+    def forward(a, b):
         p, q = 1 / _steps(a), 1 / _steps(a + b)
         steps = (p * q).sum(-1)
         p, q = 1 / (a + STEPS), 1 / (a + b + STEPS)
         series = _divided_difference(DIGAMMA, p * p, q * q)[1]
         return b * (steps + p * q * (0.5 + (p + q) * series)) + torch.log1p(b * p)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, grad):
@@ -116,8 +119,7 @@ def _log_ratio(x: Tensor, b: Tensor, c: Tensor) -> Tensor:
 
 class _LogGammaSecondDifference(Function):
     @staticmethod
-    def forward(ctx, a, b, c):
-        ctx.save_for_backward(a, b, c)
+    def forward(a, b, c):
         # The remainder is a difference of two terms with the factor c: as the smaller one it keeps them small.
         b, c = torch.maximum(b, c), torch.minimum(b, c)
         steps = _log_ratio(_steps(a), b.unsqueeze(-1), c.unsqueeze(-1)).sum(-1)
@@ -127,6 +129,10 @@ class _LogGammaSecondDifference(Function):
         remainder = p * q * _odd_divided_difference(LOG_GAMMA, p, q)
         remainder = remainder - r * s * _odd_divided_difference(LOG_GAMMA, r, s)
         return leading - steps + c * remainder
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, grad):
@@ -145,9 +151,9 @@ def log_gamma_second_difference(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     .. math::
         \log \frac{\Gamma(a) \, \Gamma(a + b + c)}{\Gamma(a + b) \, \Gamma(a + c)} = \log {}_2F_1(b, c; a + b + c; 1).
 
-    Range :math:`[0, \infty)`, 0 at b = 0 and at c = 0; symmetric in b and c. The gradient is analytic and differentiable
-    in turn, by :func:`digamma_difference`. The relative error is below 1e-15 in float64 and 5e-7 in float32 where b or
-    c is at least 1/2.
+    Range :math:`[0, \infty)`, 0 at b = 0 and at c = 0; symmetric in b and c. The gradient is analytic and
+    differentiable in turn, by :func:`digamma_difference`. The relative error is below 1e-15 in float64 and 5e-7 in
+    float32 where b or c is at least 1/2.
 
     :param a: a > 0.
     :param b: b >= 0.

@@ -18,9 +18,7 @@ from ppvae.predict import encode, generate, log_likelihood, reconstruct
 from ppvae.train import fit
 
 
-def check_vae(
-    make: Callable[[], Any], data: Any, *, given: tuple[Any, ...] = (), seed: int = 0
-) -> dict[str, str]:
+def check_vae(make: Callable[[], Any], data: Any, *, given: tuple[Any, ...] = (), seed: int = 0) -> dict[str, str]:
     """Check a VAE class of one's own; each check is one of the rules that the rest of the library relies on.
 
     ::
@@ -90,9 +88,7 @@ def _batch_sizes(vae: Any, batch: tuple[Tensor, ...]) -> str:
         part = tuple(t[:n] for t in batch)
         with torch.no_grad():
             loss = _loss(vae, part)
-        assert torch.isfinite(loss), (
-            f"batch sizes: expected a finite loss for a batch of {n}, got {loss.item()}"
-        )
+        assert torch.isfinite(loss), f"batch sizes: expected a finite loss for a batch of {n}, got {loss.item()}"
     return "1, 3 and all"
 
 
@@ -158,9 +154,7 @@ def _svi(make: Callable[[], Any], batch: tuple[Tensor, ...]) -> str:
             svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
             for _ in range(3):
                 svi.step(*batch)
-            still = [
-                name for name, p in vae.named_parameters() if name in before and torch.equal(p, before[name])
-            ]
+            still = [name for name, p in vae.named_parameters() if name in before and torch.equal(p, before[name])]
             assert not still, (
                 f"plain SVI: expected the {which} instance to learn, its parameters {still} did not move; call ppvae.nn.register(self) "
                 "first in model and in guide"
@@ -178,9 +172,7 @@ def _store(vae: Any, batch: tuple[Tensor, ...]) -> str:
     log_likelihood(vae, x, *given, num_samples=2)
     fit(vae, (x, *given), epochs=1, progress=False)
     added = set(pyro.get_param_store().keys()) - before
-    assert not added, (
-        f"parameter store: expected it unchanged by fit and predictions, found {sorted(added)[:3]} in it"
-    )
+    assert not added, f"parameter store: expected it unchanged by fit and predictions, found {sorted(added)[:3]} in it"
     return "unchanged by fit and predictions"
 
 
@@ -202,22 +194,16 @@ def _centers(vae: Any, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
 
 def _predictive(vae: Any, batch: tuple[Tensor, ...]) -> str:
     with evaluating(vae), own_store(), torch.no_grad():
-        draws = Predictive(poutine.uncondition(vae.model), guide=vae.guide, num_samples=2, parallel=True)(
-            *batch
-        )
+        draws = Predictive(poutine.uncondition(vae.model), guide=vae.guide, num_samples=2, parallel=True)(*batch)
     shape = tuple(draws["x"].shape)
     expected = (2, *batch[0].shape)
-    assert shape == expected, (
-        f"predictive: expected x of shape {expected} from Pyro's Predictive, got {shape}"
-    )
+    assert shape == expected, f"predictive: expected x of shape {expected} from Pyro's Predictive, got {shape}"
     return f"x of shape {shape}"
 
 
 def _fit(make: Callable[[], Any], batch: tuple[Tensor, ...]) -> str:
     vae = make()
-    losses = fit(
-        vae, batch, epochs=30, batch_size=batch[0].shape[0], lr=1e-2, seed=0, progress=False
-    ).history["loss"]
+    losses = fit(vae, batch, epochs=30, batch_size=batch[0].shape[0], lr=1e-2, seed=0, progress=False).history["loss"]
     assert min(losses[-5:]) < losses[0], (
         f"fit: expected the loss to fall in 30 epochs, it went from {losses[0]:.3f} to {losses[-1]:.3f}"
     )

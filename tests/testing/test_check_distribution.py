@@ -195,6 +195,11 @@ class Float32Inside(Fisher):
         return super().log_normalizer().float().double()
 
 
+class Float32Samples(Fisher):
+    def rsample(self, sample_shape=()):
+        return super().rsample(sample_shape).float()
+
+
 class Float32Cancellation(Fisher):
     def log_prob(self, value):
         shift = 1e5 if value.dtype == torch.float32 else 0.0
@@ -299,6 +304,7 @@ def test_a_right_law_passes_from_any_seed(seed):
     [
         (LocShapedBatch, "shapes"),
         (EventSummed, "shapes"),
+        (Float32Samples, "shapes"),
         (OffTheSphere, "samples"),
         (NumpySampler, "samples"),
         (NoValueValidation, "value validation"),

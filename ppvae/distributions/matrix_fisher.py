@@ -1,0 +1,252 @@
+r"""The matrix Fisher law on SO(3).
+
+.. math::
+    q(R) = \frac{e^{\mathrm{tr}(F^T R)}}{8 \pi^2 c(F)}, \qquad
+    F = U \, \mathrm{diag}(s_1, s_2, s_3) \, V^T, \quad U, V \in SO(3), \; s_1 \ge s_2 \ge |s_3|
+
+The mode is :math:`M = U V^T`. With x = (w, x_1, x_2, x_3) the unit quaternion of :math:`U^T R V`,
+
+.. math::
+    \mathrm{tr}(F^T R) &= s_1 + s_2 + s_3 - \sum_i \lambda_i x_i^2, \qquad
+        \lambda = 2 (0, s_2 + s_3, s_1 + s_3, s_1 + s_2) \\
+    c(F) &= e^{s_1 + s_2 + s_3} \int_0^1 \tilde I_0((s_1 - s_2) y) \, \tilde I_0((s_1 + s_2)(1 - y)) \,
+        e^{-2 (s_2 + s_3) y} \, dy, \qquad \tilde I_0(t) = e^{-|t|} I_0(t) \\
+    E[R] &= \nabla_F \log c = U \, \mathrm{diag}(\partial_1, \partial_2, \partial_3) \log c \; V^T
+
+The first line says that x has the Bingham law on S^3 with concentrations :math:`-\lambda`: the two laws are
+one [2]. The sampler draws from it by rejection from an angular central Gaussian [4]: with b the root of
+:math:`\sum_i (b + 2 \lambda_i)^{-1} = 1`,
+
+.. math::
+    x = \frac{y}{|y|}, \quad y_i \sim N(0, (1 + 2 \lambda_i / b)^{-1}), \quad
+        u = \sum_i \lambda_i x_i^2, \quad
+    \log P(\text{accept}) = -u + 2 \log(1 + 2 u / b) + \tfrac{4 - b}{2} - 2 \log \tfrac4b
+
+References:
+    [1] The von Mises-Fisher matrix distribution in orientation statistics (Downs, 1972; Khatri & Mardia,
+    1977)
+        https://doi.org/10.1111/j.2517-6161.1977.tb01610.x
+    [2] Orientation statistics without parametric assumptions (Prentice, 1986)
+        https://doi.org/10.1111/j.2517-6161.1986.tb01399.x
+    [3] Bayesian Attitude Estimation with the Matrix Fisher Distribution on SO(3) (Lee, 2018)
+        https://arxiv.org/abs/1710.03746
+    [4] A new unified approach for the simulation of a wide class of directional distributions
+        (Kent, Ganeiber & Mardia, 2018)
+        https://doi.org/10.1080/10618600.2017.1390468
+    [5] A robust eigensolver for 3x3 symmetric matrices (Eberly, 2014)
+        https://www.geometrictools.com/Documentation/RobustEigenSymmetric3x3.pdf
+"""
+
+import math
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor
+from torch.distributions import constraints
+from torch.distributions.kl import register_kl
+
+from ppvae.distributions.center import center
+from ppvae.distributions.so3_uniform import SO3Uniform
+from ppvae.manifolds import so3
+from ppvae.manifolds.sphere import rotate_from_pole
+from ppvae.special import bessel_ratio_complement
+
+__all__ = ["MatrixFisher"]
+
+#: Proposals drawn for each sample: the least acceptance is 0.44, at large s_3, so that none is accepted with
+#: probability 1e-16.
+_PROPOSALS = 64
+
+
+class MatrixFisher(TorchDistribution):
+    r"""The law on SO(3) with density proportional to exp tr(F^T R), the von Mises-Fisher law of rotations.
+
+    The density is with respect to the volume of the angle metric, whose total mass is :math:`8 \pi^2`. At
+    large concentration the law is that of :math:`M \exp(V v)` with v normal of variances :math:`1 / (s_2 +
+    s_3), 1 / (s_1 + s_3), 1 / (s_1 + s_2)`; at F = 0 it is uniform. Samples are exact and carry no gradient.
+    First derivatives by F are right, second ones are not.
+
+    :param concentration: F, real matrices of shape ``(..., 3, 3)``; no other condition.
+    :raises ValueError: for another shape, and, where arguments are validated, for entries that are not finite
+        or a value off SO(3).
+    """
+
+    arg_constraints = {"concentration": constraints.independent(constraints.real, 2)}
+    support = so3.rotation
+    has_rsample = False
+
+    def __init__(self, concentration: Tensor, validate_args=None):
+        if concentration.shape[-2:] != (3, 3):
+            raise ValueError(f"expected a parameter F of shape (..., 3, 3), got {tuple(concentration.shape)}")
+        self.concentration = concentration
+        super().__init__(concentration.shape[:-2], Size((3, 3)), validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        new = self._get_checked_instance(MatrixFisher, _instance)
+        new.concentration = self.concentration.expand(*batch_shape, 3, 3)
+        super(MatrixFisher, new).__init__(Size(batch_shape), Size((3, 3)), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def mode(self) -> Tensor:
+        """M, the rotation nearest to F, shape ``batch_shape + (3, 3)``."""
+        return so3.project(self.concentration)
+
+    @property
+    def mean(self) -> Tensor:
+        """E R in the space of matrices, shape ``batch_shape + (3, 3)``, without gradient."""
+        u, v, s = _singular_values(self.concentration)
+        with torch.no_grad():
+            _, weight, a, b, _, y = _integrand(s)
+            # The derivatives of log c by s_1 - s_2, s_1 + s_2 and s_2 + s_3, those of the sum s_1 + s_2 + s_3
+            # apart.
+            d1 = -(weight * y * bessel_ratio_complement(a, 2)).sum(-1)
+            d2 = -(weight * (1 - y) * bessel_ratio_complement(b, 2)).sum(-1)
+            d3 = -2 * (weight * y).sum(-1)
+            slope = 1 + torch.stack([d1 + d2, d2 - d1 + d3, d3], -1)
+            return so3.compose(u * slope.unsqueeze(-2), v.mT)
+
+    def sample(self, sample_shape=Size()) -> Tensor:
+        """Rotations of shape ``sample_shape + batch_shape + (3, 3)``; NaN where no proposal was accepted."""
+        with torch.no_grad():
+            u, v, s = _singular_values(self.concentration)
+            s1, s2, s3 = s.unbind(-1)
+            rates = 2 * torch.stack([torch.zeros_like(s1), s2 + s3, s1 + s3, s1 + s2], -1).clamp_min(0)
+            b = torch.ones_like(s1)
+            for _ in range(8):  # Newton from the left of a convex function; any b in (0, 4] gives an exact
+            sampler
+                terms = 1 / (b.unsqueeze(-1) + 2 * rates)
+                b = b + (terms.sum(-1) - 1) / terms.square().sum(-1)
+            b = b.clamp(max=4)
+            shape = Size((_PROPOSALS,)) + Size(sample_shape) + rates.shape
+            x = torch.randn(shape, dtype=rates.dtype, device=rates.device)
+            x = x * (1 + 2 * rates / b.unsqueeze(-1)).rsqrt()
+            x = x / x.square().sum(-1, keepdim=True).sqrt()
+            excess = (rates * x.square()).sum(-1)
+            log_accept = -excess + 2 * torch.log1p(2 * excess / b) + (4 - b) / 2 - 2 * (4 / b).log()
+            accepted = torch.rand(excess.shape, dtype=x.dtype, device=x.device).log() < log_accept
+            first = accepted.to(torch.uint8).argmax(0)
+            x = x.gather(0, first[None, ..., None].expand(1, *x.shape[1:])).squeeze(0)
+            x = torch.where(accepted.any(0).unsqueeze(-1), x, math.nan)
+            return so3.compose(so3.compose(u, so3.from_quaternion(x)), v.mT)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""log q of rotations ``(..., 3, 3)`` in nats, shape ``(...)``.
+
+        :math:`\mathrm{tr}(F^T R) - s_1 - s_2 - s_3` is taken from the quaternion of :math:`M^T R`, of which
+            it is a
+        quadratic form, and so does not cancel at large concentration.
+        """
+        if self._validate_args:
+            self._validate_sample(value)
+        u, v, singular_values = _singular_values(self.concentration)
+        mode = so3.compose(u, v.mT)
+        q = so3.to_quaternion(so3.compose(mode.mT, value))
+        w, x = q[..., :1], q[..., 1:]
+        # tr(S^T Q) - tr S for the rotation Q of q. S is symmetric, but its derivative by F is not: hence
+        # vee(S).
+        s = so3.compose(mode.mT, self.concentration)
+        quadratic = (x * so3.act(s, x)).sum(-1) - x.square().sum(-1) * s.diagonal(dim1=-2, dim2=-1).sum(-1)
+        energy = 2 * quadratic + 4 * (w * x * so3.vee(s)).sum(-1)
+        log_c, *_ = _integrand(singular_values)
+        return energy - log_c - math.log(so3.VOLUME)
+
+    def entropy(self) -> Tensor:
+        r""":math:`\log 8 \pi^2 - KL(q \| \mathrm{uniform})` nats, shape ``batch_shape``."""
+        return math.log(so3.VOLUME) - _kl_to_uniform(self.concentration)
+
+
+@center.register
+def _(law: MatrixFisher) -> Tensor:
+    return law.mode
+
+
+@register_kl(MatrixFisher, SO3Uniform)
+def _kl_fisher_uniform(p: MatrixFisher, q: SO3Uniform) -> Tensor:
+    kl = _kl_to_uniform(p.concentration)
+    return kl.expand(torch.broadcast_shapes(kl.shape, q.batch_shape))
+
+
+def _kl_to_uniform(concentration: Tensor) -> Tensor:
+    r"""tr(F^T E R) - log c in nats, without the terms in :math:`s_1 + s_2 + s_3` that cancel."""
+    log_c, weight, a, b, rate, y = _integrand(_singular_values(concentration)[2])
+    inner = a * bessel_ratio_complement(a, 2) + b * bessel_ratio_complement(b, 2) + 2 * rate * y
+    return -(weight * inner).sum(-1) - log_c
+
+
+def _integrand(s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    r"""The integral of c(F) by the trapezoidal rule in :math:`\tau`, :math:`y = 1 / (1 + e^{-\tau})`.
+
+    In :math:`\tau` the peaks of the integrand at y = 0 and 1, of whatever width, have width one, and the rule
+    converges as :math:`e^{-\pi^2 / h}`. The error of log c is below 1e-5 in float32 and 1e-12 in float64 for
+    :math:`s_1` to 1e6.
+
+    :param s: singular values, shape ``(..., 3)``.
+    :return: log c - (s_1 + s_2 + s_3), shape ``(...)``; then by node, the weights, of sum one, (s_1 - s_2) y,
+        (s_1 + s_2)(1 - y), s_2 + s_3, and y.
+    """
+    single = s.dtype != torch.float64
+    low, high, h = (-32.0, 18.0, 0.5) if single else (-56.0, 38.0, 0.25)
+    tau = torch.arange(round((high - low) / h) + 1, dtype=s.dtype, device=s.device) * h + low
+    s1, s2, s3 = s.unsqueeze(-1).unbind(-2)
+    y, rest = tau.sigmoid(), (-tau).sigmoid()
+    a, b, rate = (s1 - s2) * y, (s1 + s2) * rest, s2 + s3
+    log_f = _log_i0(a) + _log_i0(b) - 2 * rate * y + (h * y * rest).log()
+    log_c = log_f.logsumexp(-1)
+    return log_c, (log_f - log_c.unsqueeze(-1)).exp(), a, b, rate, y
+
+
+def _log_i0(a: Tensor) -> Tensor:
+    """log(e^{-a} I_0(a)), whose derivative at a = 0 is -1, where that of i0e, with e^{-|a|}, is 0."""
+    return torch.special.i0e(a).log() + (a.abs() - a)
+
+
+def _singular_values(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""U, V in SO(3) and s of :math:`F = U \mathrm{diag}(s) V^T`, :math:`s_1 \ge s_2 \ge |s_3|`.
+
+    s carries its gradient by F, :math:`ds_i = (U^T dF V)_{ii}`; U and V carry none, and a function of s that
+    is symmetric where singular values are equal has its right gradient there too.
+    """
+    with torch.no_grad():
+        r = so3.project(f)
+        s = so3.compose(r.mT, f)
+        v = _eigenvectors((s + s.mT) / 2)
+        u = so3.compose(r, v)
+    return u, v, so3.compose(so3.compose(u.mT, f), v).diagonal(dim1=-2, dim2=-1)
+
+
+def _eigenvectors(s: Tensor) -> Tensor:
+    """The rotation whose columns are eigenvectors of the symmetric S, the largest eigenvalue first [5].
+
+    The eigenvalue that is far from the two others is found by the cubic formula, which is accurate for it,
+    its vector by cross products, and the other two by one rotation of the plane that it leaves.
+    """
+    eye = torch.eye(3, dtype=s.dtype, device=s.device)
+    b = s - s.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] * eye
+    size = b.abs().amax((-2, -1), keepdim=True)
+    b = b / torch.where(size > 0, size, 1)
+    p = (b.square().sum((-2, -1), keepdim=True) / 6).sqrt()
+    b = b / torch.where(p > 0, p, 1)
+    b1, b2, b3 = b.unbind(-2)
+    half = (b1 * _cross(b2, b3)).sum(-1) / 2  # cos 3 phi
+    phi = torch.atan2((1 - half.square()).clamp_min(0).sqrt(), half) / 3
+    first = half >= 0  # whether the largest eigenvalue is the one apart, or the smallest
+    apart = 2 * torch.where(first, phi, phi + 2 * math.pi / 3).cos()
+    m1, m2, m3 = (b - apart[..., None, None] * eye).unbind(-2)
+    normals = torch.stack([_cross(m1, m2), _cross(m2, m3), _cross(m3, m1)], -2)
+    longest = normals.square().sum(-1).argmax(-1)
+    w = normals.gather(-2, longest[..., None, None].expand(*longest.shape, 1, 3)).squeeze(-2)
+    norm = w.square().sum(-1, keepdim=True).sqrt()
+    w = torch.where(norm > 0, w / torch.where(norm > 0, norm, 1), eye[0])
+    e, f = rotate_from_pole(eye[1], w), rotate_from_pole(eye[2], w)
+    ee, ef, ff = (x.mul(so3.act(b, y)).sum(-1, keepdim=True) for x, y in ((e, e), (e, f), (f, f)))
+    turn = torch.atan2(2 * ef, ee - ff) / 2
+    larger, smaller = turn.cos() * e + turn.sin() * f, turn.cos() * f - turn.sin() * e
+    v1 = torch.where(first.unsqueeze(-1), w, larger)
+    v2 = torch.where(first.unsqueeze(-1), larger, smaller)
+    return torch.stack([v1, v2, _cross(v1, v2)], -1)
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    return so3.act(so3.hat(a), b)

@@ -1,0 +1,118 @@
+r"""Other weights for the KL: beta [1], a capacity [2], free nats [3].
+
+    beta       E log p(x | z) - beta KL
+    capacity   E log p(x | z) - gamma |KL - C|
+    free nats  E log p(x | z) - sum_j max(lambda, KL_j)
+
+References:
+    [1] beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework (Higgins et al., 2017)
+        https://openreview.net/forum?id=Sy2fzU9gl
+    [2] Understanding disentangling in beta-VAE (Burgess et al., 2018), https://arxiv.org/abs/1804.03599
+    [3] Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016)
+        https://arxiv.org/abs/1606.04934
+"""
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from ppvae.infer.elbo import (
+    TensorELBO,
+    kl_terms,
+    number_of_data,
+    observations,
+    reconstruction_terms,
+    sum_terms,
+)
+
+
+class Beta_ELBO(TensorELBO):
+    r"""The objective of the beta-VAE, a lower bound of the evidence where beta >= 1.
+
+    .. math::
+        L = \sum_i E \log p(x_i \mid z_i) - w \, \beta \, KL(q(z \mid x_i) \| p(z)), \qquad w = \texttt{kl\_weight}
+
+    :param beta: weight of the KL, at least 0.
+    :param num_particles: samples of the guide for each datum.
+    :raises ValueError: if beta < 0.
+
+    Source: Higgins et al. (2017), https://openreview.net/forum?id=Sy2fzU9gl
+    """
+
+    def __init__(self, beta: float = 4.0, num_particles: int = 1, max_plate_nesting: int = 1):
+        super().__init__(num_particles, max_plate_nesting)
+        if not beta >= 0:
+            raise ValueError(f"beta: expected at least 0, got {beta}")
+        self.beta = beta
+
+    def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
+        reconstruction = sum_terms(reconstruction_terms(model_trace)) / self.num_particles
+        kl = sum_terms(kl_terms(model_trace, guide_trace)) / self.num_particles
+        return {"loss": self.kl_weight * self.beta * kl - reconstruction, "reconstruction": reconstruction, "kl": kl}
+
+
+class Capacity_ELBO(TensorELBO):
+    r"""The KL is held at a capacity C, which warm-up raises from 0.
+
+    .. math::
+        L = \sum_i E \log p(x_i \mid z_i) - N \gamma \left| \frac1N \sum_i KL(q(z \mid x_i) \| p(z)) - w C \right|,
+        \qquad w = \texttt{kl\_weight}
+
+    with the mean KL of the batch. ``fit(..., warmup=epochs)`` raises w C linearly, as in the source; without warm-up it
+    is C from the start.
+
+    :param capacity: C in nats per datum, at least 0.
+    :param gamma: weight of the distance from it, at least 0.
+    :param num_particles: samples of the guide for each datum.
+    :raises ValueError: if C or gamma is negative.
+
+    Source: Burgess et al. (2018), https://arxiv.org/abs/1804.03599
+    """
+
+    def __init__(self, capacity: float = 25.0, gamma: float = 1000.0, num_particles: int = 1, max_plate_nesting: int = 1):
+        super().__init__(num_particles, max_plate_nesting)
+        for name, value in (("capacity", capacity), ("gamma", gamma)):
+            if not value >= 0:
+                raise ValueError(f"{name}: expected at least 0, got {value}")
+        self.capacity, self.gamma = capacity, gamma
+
+    def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
+        reconstruction = sum_terms(reconstruction_terms(model_trace)) / self.num_particles
+        kl = sum_terms(kl_terms(model_trace, guide_trace)) / self.num_particles
+        N = number_of_data(next(observations(model_trace)))
+        excess = (kl - N * self.kl_weight * self.capacity).abs()
+        return {"loss": self.gamma * excess - reconstruction, "reconstruction": reconstruction, "kl": kl}
+
+
+class FreeBits_ELBO(TensorELBO):
+    r"""The first nats of the KL are free at each latent, so that none of them collapses.
+
+    .. math::
+        L = \sum_i E \log p(x_i \mid z_i) - w \, N \sum_j \max \Bigl( \lambda, \frac1N \sum_i KL_j(x_i) \Bigr),
+        \qquad w = \texttt{kl\_weight}
+
+    with j over the latent sites and the mean over the batch, as in the source. Below lambda a site's KL has no gradient.
+
+    :param lambda\_: free nats per datum and site, at least 0; 0 is the ELBO.
+    :param num_particles: samples of the guide for each datum.
+    :raises ValueError: if lambda is negative.
+
+    Source: Kingma et al. (2016), equation 15, https://arxiv.org/abs/1606.04934
+    """
+
+    def __init__(self, lambda_: float = 2.0, num_particles: int = 1, max_plate_nesting: int = 1):
+        super().__init__(num_particles, max_plate_nesting)
+        if not lambda_ >= 0:
+            raise ValueError(f"lambda: expected at least 0, got {lambda_}")
+        self.lambda_ = lambda_
+
+    def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
+        reconstruction = sum_terms(reconstruction_terms(model_trace)) / self.num_particles
+        N = number_of_data(next(observations(model_trace)))
+        kls = {name: term.sum() / self.num_particles for name, term in kl_terms(model_trace, guide_trace).items()}
+        kept = {name: torch.clamp(kl, min=N * self.lambda_) for name, kl in kls.items()}
+        return {
+            "loss": self.kl_weight * sum_terms(kept) - reconstruction,
+            "reconstruction": reconstruction,
+            "kl": sum_terms(kls),
+        }

@@ -1,0 +1,35 @@
+"""The objectives by name: one lazy table, which imports torch only when a class is asked for."""
+
+import difflib
+from importlib import import_module
+
+#: name -> (file, class, summary)
+OBJECTIVES: dict[str, tuple[str, str, str]] = {
+    "elbo": ("elbo", "ELBO", "evidence lower bound, with the KL in closed form where there is one"),
+    "iwae": ("iwae", "IWAE_ELBO", "importance weighted bound: tighter with more particles"),
+    "beta": ("beta", "Beta_ELBO", "ELBO with beta times the KL: simpler codes, worse reconstruction"),
+    "capacity": ("beta", "Capacity_ELBO", "holds the KL at a capacity, which warm-up raises from 0"),
+    "free-bits": ("beta", "FreeBits_ELBO", "ELBO with the first nats of each latent's KL free, against collapse"),
+    "info": (
+        "info_vae",
+        "InfoVAE_ELBO",
+        "InfoVAE: a divergence of the aggregate posterior from the prior; with alpha 1 and a deterministic encoder the WAE",
+    ),
+}
+
+
+def names() -> list[str]:
+    """The names of all objectives."""
+    return list(OBJECTIVES)
+
+
+def find(name: str) -> type:
+    """The class of the objective ``name``.
+
+    :raises ValueError: if no objective has this name.
+    """
+    if name not in OBJECTIVES:
+        near = difflib.get_close_matches(str(name), OBJECTIVES, n=3) or names()
+        raise ValueError(f"no objective is named {name!r}; did you mean {' or '.join(map(repr, near))}?")
+    file, cls, _ = OBJECTIVES[name]
+    return getattr(import_module(f"ppvae.infer.{file}"), cls)

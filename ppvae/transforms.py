@@ -1,0 +1,36 @@
+"""What :func:`ppvae.fit` does to the data of each batch, on the device, before model and guide see them.
+
+A transform is any function from a tensor x of shape (batch, *shape) to another; with an attribute ``domain``, a
+constraint of torch.distributions, the whole array is checked to lie in it before training. Draws come from torch's
+global generator, so that a seed of ``fit`` governs them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+
+@dataclass(frozen=True)
+class DynamicBinarization:
+    """x_i ~ Bernoulli(g_i) for grey values g in [0, 1], a fresh draw at every call.
+
+    Source: Salakhutdinov and Murray (2008), https://doi.org/10.1145/1390156.1390266
+    """
+
+    domain = constraints.unit_interval
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.bernoulli(x)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """1 where a grey value in [0, 1] exceeds ``at``, else 0."""
+
+    at: float = 0.5
+    domain = constraints.unit_interval
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x > self.at).to(x.dtype)
