@@ -1,7 +1,8 @@
 """Time of one training step: ours against a hand-written PyTorch loop, in pairs.
 
-The network is 784-512-16-512-784 with a Gaussian latent and a Bernoulli likelihood, batch 128, one thread. Blocks of steps of each
-variant alternate, so that a change of the machine's speed meets all of them; the ratio is the median over the pairs.
+The network is 784-512-16-512-784 with a Gaussian latent and a Bernoulli likelihood, batch 128, one thread. Blocks of
+steps of each variant alternate, so that a change of the machine's speed meets all of them; the ratio is the median
+over the pairs.
 
     python benchmarks/step.py                        # the table, and benchmarks/results/step.json
 """
@@ -17,11 +18,11 @@ from pathlib import Path
 import pyro
 import torch
 import torch.nn.functional as F
+from ppvae.models import GaussianVAE, SphericalVAE
 from torch import Tensor, nn
 from torch.optim import Adam
 
 import ppvae
-from ppvae.models import GaussianVAE, SphericalVAE
 
 BATCH, PIXELS = 128, 784
 Block = Callable[[], float]  # runs some steps, returns the seconds they took
@@ -59,7 +60,8 @@ def hand_written(fused: bool, dim: int, hidden: int, x: Tensor) -> Block:
 
 
 def ours(vae: nn.Module, x: Tensor) -> Block:
-    """The second of two epochs of :func:`ppvae.fit`, so that start-up checks and the optimizer's first step are not in it."""
+    """The second of two epochs of :func:`ppvae.fit`, so that start-up checks and the optimizer's first step are not
+    in it."""
 
     def block() -> float:
         seconds = ppvae.fit(vae, x, epochs=2, batch_size=BATCH, progress=False).history["seconds"]

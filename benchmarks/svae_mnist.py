@@ -1,10 +1,11 @@
 """Gaussian, von Mises-Fisher and power spherical latents on MNIST: the table of Davidson et al. (2018).
 
-MNIST, binarised anew in every step (the validation and test images once, with a fixed seed); encoder 784-256-128, decoder 128-256-784;
-Adam, learning rate 1e-3; the KL weight rises to 1 over the first fifth of the epochs; the weights of the best validation ELBO are
-kept. d is the intrinsic dimension: R^d against the sphere S^d in R^{d+1}. The log-likelihood is that of all test images by
-importance sampling with 500 samples; kNN accuracy is that of the latents of the test images from 100, 600 and 1000 labelled
-training images (k = 5, mean of 20 draws of the labelled images).
+MNIST, binarised anew in every step (the validation and test images once, with a fixed seed); encoder 784-256-128,
+decoder 128-256-784; Adam, learning rate 1e-3; the KL weight rises to 1 over the first fifth of the epochs; the
+weights of the best validation ELBO are kept. d is the intrinsic dimension: R^d against the sphere S^d in R^{d+1}. The
+log-likelihood is that of all test images by
+importance sampling with 500 samples; kNN accuracy is that of the latents of the test images from 100, 600 and 1000
+labelled training images (k = 5, mean of 20 draws of the labelled images).
 
     python benchmarks/svae_mnist.py                       # every run that has no result yet
     python benchmarks/svae_mnist.py --dims 2 5 --seeds 0  # some of them
@@ -22,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ppvae.models import GaussianVAE, SphericalVAE
 
 import ppvae
 from ppvae.metrics import knn_accuracy
-from ppvae.models import GaussianVAE, SphericalVAE
 from ppvae.nn import PowerSphericalHead
 from ppvae.transforms import DynamicBinarization
 
@@ -42,9 +43,7 @@ PAPER = {"Gaussian": (-135.73, -110.21, -93.84, -88.90, -88.93), "vMF": (-132.50
 
 def run(family: str, d: int, seed: int, epochs: int, batch_size: int, num_samples: int, device: str) -> dict:
     data = ppvae.data.load("mnist")
-    train, validation, test = (
-        ppvae.data.scale(x, data.maximum) for x in (data.train, data.validation, data.test)
-    )
+    train, validation, test = (ppvae.data.scale(x, data.maximum) for x in (data.train, data.validation, data.test))
     x_test = ppvae.data.binarize(test, rng=0)
     torch.manual_seed(seed)
     vae = FAMILIES[family](d)
@@ -88,7 +87,12 @@ def run(family: str, d: int, seed: int, epochs: int, batch_size: int, num_sample
         "validation": {name: value for name, value in fit.best.items() if name.startswith("valid_")},
         "knn": knn,
         "seconds": {"train": trained - start, "evaluate": time.perf_counter() - trained},
-        "machine": {"torch": torch.__version__, "ppvae": ppvae.__version__, "device": device, "cpu": platform.machine()},
+        "machine": {
+            "torch": torch.__version__,
+            "ppvae": ppvae.__version__,
+            "device": device,
+            "cpu": platform.machine(),
+        },
     }
 
 
@@ -118,7 +122,8 @@ def table() -> str:
             paper = PAPER[family][DIMS.index(d)] if family in PAPER else None
             knn = " / ".join(f"{100 * statistics.mean(r['knn'][n] for r in runs):.1f}" for n in ("100", "600", "1000"))
             lines.append(
-                f"| {d} | {family} | {mean['ll']:.2f} ± {error:.2f} | {'' if paper is None else f'{paper:.2f}'} | {mean['re']:.2f} | "
+                f"| {d} | {family} | {mean['ll']:.2f} ± {error:.2f} | {'' if paper is None else f'{paper:.2f}'} | "
+                f"{mean['re']:.2f} | "
                 f"{mean['kl']:.2f} | {knn} | {runs[0]['epochs']}, {len(runs)} |"
             )
     return "\n".join(lines)

@@ -22,6 +22,8 @@ from typing import Any
 TABLE: dict[str, tuple[str, str]] = {
     "gaussian-vae": ("gaussian_vae", "GaussianVAE"),
     "spherical-vae": ("spherical_vae", "SphericalVAE"),
+    "info-vae": ("info_vae", "InfoVAE"),
+    "wasserstein-vae": ("wasserstein_vae", "WassersteinVAE"),
 }
 
 

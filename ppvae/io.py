@@ -218,5 +218,8 @@ def _revive(path: Any, value: Any) -> Any:
         head = getattr(ppvae.nn, value["head"], None) if value["head"] in ppvae.nn.__all__ else None
         if not (isinstance(head, type) and issubclass(head, nn.Module)):
             raise ValueError(f"{path}: {value['head']!r} is not a head of ppvae.nn")
-        return head(**{k: _revive(path, v) for k, v in value["options"].items()})
+        try:
+            return head(**{k: _revive(path, v) for k, v in value["options"].items()})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: the options in its header do not fit {value['head']}: {error}") from error
     return value

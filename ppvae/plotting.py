@@ -221,9 +221,7 @@ def _hemispheres(points: np.ndarray, labels: np.ndarray | None) -> Figure:
 
 def _point(longitude: Any, latitude: Any) -> np.ndarray:
     longitude, latitude = np.broadcast_arrays(np.radians(longitude), np.radians(latitude))
-    return np.stack(
-        [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], -1
-    )
+    return np.stack([np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], -1)
 
 
 def _lambert(points: np.ndarray) -> np.ndarray:
@@ -250,7 +248,10 @@ def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> F
             marker = MARKERS[i % len(MARKERS)] if len(epoch) < 40 else None
             style: dict[str, Any] = {"color": color, "marker": marker, "markersize": 3, "linewidth": 1.5}
             axes.plot(
-                epoch, history[key], label=f"{name}, training", **(style | {"linestyle": (0, (3, 1.6))} if valid else style)
+                epoch,
+                history[key],
+                label=f"{name}, training",
+                **(style | {"linestyle": (0, (3, 1.6))} if valid else style),
             )
             shown += list(history[key])
             if valid:
@@ -303,7 +304,9 @@ def image_rows(rows: Mapping[str, Any]) -> Figure:
     strips = [_tile(row, shape[0], low, high) for row in data.values()]
     height, width = strips[0].shape[:2]
     figure = _figure(9.4, 9.0 * len(strips) * height / width + 0.1 * len(strips))
-    for axes, (title, strip) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], zip(data, strips, strict=True), strict=True):
+    for axes, (title, strip) in zip(
+        figure.subplots(len(strips), 1, squeeze=False)[:, 0], zip(data, strips, strict=True), strict=True
+    ):
         _image(axes, strip)
         axes.text(-0.008, 0.5, title, transform=axes.transAxes, ha="right", va="center", fontsize=9, color=_INK)
     return figure

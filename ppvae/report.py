@@ -123,7 +123,9 @@ def write(path: str | os.PathLike[str], runs: Sequence[Run], title: str = "", co
     names = [run.name for run in runs]
     if not runs or len(set(names)) < len(names):
         raise ValueError(f"expected at least one run, each with a name of its own, got the names {names}")
-    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    template = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     text = template.from_string(files("ppvae").joinpath("report.html").read_text(encoding="utf-8")).render(
         title=title or " and ".join(names),
         rows=[_row(run) for run in runs],
@@ -208,7 +210,11 @@ def _differences(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
             continue
         mean, error = paired_difference(base_ll.values, ll.values)
         better = run.name if mean > 0 else base.name
-        words = f"{better} gives the test data a higher likelihood" if abs(mean) > 2 * error else "within two standard errors of 0"
+        words = (
+            f"{better} gives the test data a higher likelihood"
+            if abs(mean) > 2 * error
+            else "within two standard errors of 0"
+        )
         lines.append((f"{run.name} − {base.name}", ("+" if mean > 0 else "") + plus_minus(mean, error), words))
     return lines
 

@@ -6,8 +6,8 @@
 #
 # $$q(z \mid x) \propto \exp(\kappa(x)\, \mu(x)^\top z), \qquad |z| = |\mu| = 1,$$
 #
-# the KL depends on the concentration $\kappa$ alone, so that all places on the sphere cost the same. `dim` is the ambient dimension m:
-# `dim=3` is the sphere S^2, with as many degrees of freedom as the plane.
+# the KL depends on the concentration $\kappa$ alone, so that all places on the sphere cost the same. `dim` is the
+# ambient dimension m: `dim=3` is the sphere S^2, with as many degrees of freedom as the plane.
 
 # %%
 import os
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ppvae.models import GaussianVAE, SphericalVAE
 
 import ppvae
 from ppvae import plotting
 from ppvae.distributions import HypersphericalUniform, VonMisesFisher
-from ppvae.models import GaussianVAE, SphericalVAE
 from ppvae.nn import PowerSphericalHead
 from ppvae.transforms import DynamicBinarization
 
@@ -30,8 +30,9 @@ out.mkdir(parents=True, exist_ok=True)
 # %% [markdown]
 # ## The law
 #
-# Densities are with respect to the surface measure: log area = log 4 pi = 2.53 on S^2 is the entropy of the uniform law, and the KL to it is
-# what a posterior pays for being sharp. As a rule, sharpening by a factor of four in concentration costs (m - 1) / 2 * log 4 nats.
+# Densities are with respect to the surface measure: log area = log 4 pi = 2.53 on S^2 is the entropy of the uniform
+# law, and the KL to it is what a posterior pays for being sharp. A concentration four times as large costs about
+# $\frac{m-1}{2} \log 4$ nats.
 
 # %%
 mu = torch.tensor([0.0, 0.0, 1.0])
@@ -39,16 +40,14 @@ uniform = HypersphericalUniform(3)
 for kappa in (0.0, 1.0, 10.0, 100.0, 1000.0):
     q = VonMisesFisher(mu, torch.tensor(kappa))
     kl = torch.distributions.kl_divergence(q, uniform)
-    print(f"kappa {kappa:6.0f}   mean cosine {q.mean[2]:.4f}   entropy {q.entropy():7.4f} nats   KL to uniform {kl:.4f} nats")
+    print(f"kappa {kappa:6.0f}   mean cosine {q.mean[2]:.4f}   entropy {q.entropy():7.4f}   KL {kl:.4f} nats")
 
 # %% [markdown]
 # ## Two latents, the same networks
 
 # %%
 digits = ppvae.data.load("digits")
-x_train, x_valid, x_test = (
-    ppvae.data.scale(x, digits.maximum) for x in (digits.train, digits.validation, digits.test)
-)
+x_train, x_valid, x_test = (ppvae.data.scale(x, digits.maximum) for x in (digits.train, digits.validation, digits.test))
 x_test = ppvae.data.binarize(x_test, rng=0)
 
 vaes = {
@@ -72,7 +71,8 @@ for name, vae in vaes.items():
     print(f"{name:26}", ll[name])
 
 # %% [markdown]
-# The test images are the same, so the models are compared in pairs: the difference has a smaller error than either value.
+# The test images are the same, so the models are compared in pairs: the difference has a smaller error than either
+# value.
 
 # %%
 for name in list(ll)[1:]:

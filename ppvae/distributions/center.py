@@ -20,7 +20,9 @@ def center(law: Distribution) -> Tensor:
     """
     mean = law.mean
     if not law.support.check(mean).all():
-        raise ValueError(f"{type(law).__name__}: its mean lies outside its support; register a centre with center.register")
+        raise ValueError(
+            f"{type(law).__name__}: its mean lies outside its support; register a centre with center.register"
+        )
     return mean
 
 

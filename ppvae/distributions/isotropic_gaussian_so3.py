@@ -1,7 +1,7 @@
-r"""The isotropic Gaussian on SO(3): the law of Brownian motion on the rotations after time t, from
-:math:`\mu`.
+r"""The isotropic Gaussian on SO(3): the law of Brownian motion on the rotations after time t.
 
-With :math:`t = \sigma^2` and :math:`\omega` the angle of :math:`\mu^T R`, the density with respect to the
+With :math:`t = \sigma^2` the motion starting at :math:`\mu`, and :math:`\omega` the angle of
+:math:`\mu^T R`, the density with respect to the
 normalised Haar measure is the heat kernel, in two series of which one converges where the other is slow:
 
 .. math::
@@ -10,12 +10,13 @@ normalised Haar measure is the heat kernel, in two series of which one converges
     &= \frac{\sqrt{2 \pi} \, e^{t/8}}{t^{3/2} \sin(\omega/2)} \sum_{k \in Z} (-1)^k \omega_k \, e^{-\omega_k^2 / 2t},
         \qquad \omega_k = \omega + 2 \pi k
 
-The terms of the second have signs. With k and -k taken together and :math:`y_k = 2 \pi k \omega / t` it is
-positive term and correction,
+The terms of the second have signs. With k and -k taken together and :math:`y_k = 2 \pi k \omega / t` they are
+one positive term and a correction,
 
 .. math::
-    p_t(\omega) = \frac{\sqrt{2 \pi} \, e^{t/8}}{t^{3/2}} \frac{\omega}{\sin(\omega/2)} e^{-\omega^2/2t} \Big( 1 + 2
-        \sum_{k \ge 1} (-1)^k e^{-2 \pi^2 k^2 / t} \big( \cosh y_k - \tfrac{4 \pi^2 k^2}{t} \tfrac{\sinh y_k}{y_k} \big) \Big)
+    p_t(\omega) = \frac{\sqrt{2 \pi} \, e^{t/8}}{t^{3/2}} \frac{\omega}{\sin(\omega/2)} e^{-\omega^2/2t} \Big( 1
+        + 2 \sum_{k \ge 1} (-1)^k e^{-2 \pi^2 k^2 / t}
+        \big( \cosh y_k - \tfrac{4 \pi^2 k^2}{t} \tfrac{\sinh y_k}{y_k} \big) \Big)
 
 The angle has density :math:`f = p_t(\omega)(1 - \cos \omega)/\pi` on [0, pi]. As :math:`p_t` solves the heat
 equation, :math:`\partial_t p = \tfrac12 \Delta p`, the derivative of its distribution function by t is the
@@ -27,9 +28,7 @@ flux :math:`\tfrac12 p_t'(\omega) (1 - \cos \omega) / \pi`, and the angle at a f
 which is the pathwise gradient of a sample.
 
 References:
-    [1] New Method of Probability Density Estimation with Application to Mutual Information Based Image
-    Registration,
-        and: On the isotropic Gaussian on SO(3) (Nikolayev & Savyolov, 1997; Matthies, Muller & Vinel, 1988)
+    [1] Normal distribution on the rotation group SO(3) (Nikolayev & Savyolov, 1997)
         https://doi.org/10.1155/TSM.29.201
     [2] Denoising Diffusion Probabilistic Models on SO(3) for Rotational Alignment (Leach et al., 2022)
         https://openreview.net/forum?id=BY88eBbkpe5
@@ -37,7 +36,6 @@ References:
 
 import math
 
-import numpy as np
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
@@ -47,6 +45,7 @@ from torch.distributions.kl import register_kl
 from ppvae.distributions.center import center
 from ppvae.distributions.so3_uniform import SO3Uniform
 from ppvae.manifolds import so3
+from ppvae.special.quadrature import tanh_sinh
 
 __all__ = ["IsotropicGaussianSO3"]
 
@@ -129,10 +128,8 @@ def _kl_heat_uniform(p: IsotropicGaussianSO3, q: SO3Uniform) -> Tensor:
 
 
 def _kl_to_uniform(scale: Tensor) -> Tensor:
-    r"""The integral of f log p_t over the angles, by 96 Gauss-Legendre nodes; error below 1e-10 in float64."""
-    x, w = np.polynomial.legendre.leggauss(96)
-    nodes = torch.as_tensor((x + 1) / 2, dtype=scale.dtype, device=scale.device)
-    weights = torch.as_tensor(w / 2, dtype=scale.dtype, device=scale.device)
+    r"""The integral of f log p_t over the angles, by quadrature; error below 1e-10 in float64."""
+    nodes, weights = tanh_sinh(48, scale)
     width = _width(scale.detach()).unsqueeze(-1)
     omega = width * nodes
     log_p = _log_heat_kernel(omega, scale.square().unsqueeze(-1))

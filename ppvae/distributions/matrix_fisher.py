@@ -23,11 +23,10 @@ one [2]. The sampler draws from it by rejection from an angular central Gaussian
     \log P(\text{accept}) = -u + 2 \log(1 + 2 u / b) + \tfrac{4 - b}{2} - 2 \log \tfrac4b
 
 References:
-    [1] The von Mises-Fisher matrix distribution in orientation statistics (Downs, 1972; Khatri & Mardia,
-    1977)
+    [1] The von Mises-Fisher matrix distribution in orientation statistics (Khatri & Mardia, 1977)
         https://doi.org/10.1111/j.2517-6161.1977.tb01610.x
     [2] Orientation statistics without parametric assumptions (Prentice, 1986)
-        https://doi.org/10.1111/j.2517-6161.1986.tb01399.x
+        Journal of the Royal Statistical Society B 48, 214-222
     [3] Bayesian Attitude Estimation with the Matrix Fisher Distribution on SO(3) (Lee, 2018)
         https://arxiv.org/abs/1710.03746
     [4] A new unified approach for the simulation of a wide class of directional distributions
@@ -114,8 +113,8 @@ class MatrixFisher(TorchDistribution):
             s1, s2, s3 = s.unbind(-1)
             rates = 2 * torch.stack([torch.zeros_like(s1), s2 + s3, s1 + s3, s1 + s2], -1).clamp_min(0)
             b = torch.ones_like(s1)
-            for _ in range(8):  # Newton from the left of a convex function; any b in (0, 4] gives an exact
-            sampler
+            # Newton from the left of a convex function; any b in (0, 4] gives an exact sampler.
+            for _ in range(8):
                 terms = 1 / (b.unsqueeze(-1) + 2 * rates)
                 b = b + (terms.sum(-1) - 1) / terms.square().sum(-1)
             b = b.clamp(max=4)

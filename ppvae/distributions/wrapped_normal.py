@@ -75,8 +75,8 @@ class WrappedNormal(TorchDistribution):
         dim = _dimension(manifold, loc)
         if scale.shape[-1:] != (dim,):
             raise ValueError(
-                f"expected scales of shape (..., {dim}), one for each dimension of the
-                {type(manifold).__name__}, " f"got {tuple(scale.shape)}"
+                f"expected scales of shape (..., {dim}), one for each dimension of the "
+                f"{type(manifold).__name__}, got {tuple(scale.shape)}"
             )
         if num_wraps < 0:
             raise ValueError(f"expected num_wraps >= 0, got {num_wraps}")

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ELBO",
+    "IWAE_ELBO",
     "Beta_ELBO",
     "Capacity_ELBO",
     "CenterMessenger",
     "FreeBits_ELBO",
-    "IWAE_ELBO",
     "InfoVAE_ELBO",
     "InverseMultiquadric",
     "Laplace",

@@ -2,9 +2,10 @@ r"""The evidence lower bound, and the base of all objectives: one differentiable
 
     ELBO = E_q(z|x) [log p(x | z)] - KL(q(z | x) || p(z))
 
-A :class:`TensorELBO` is a Pyro ELBO: it goes into ``SVI(model, guide, optimizer, loss=...)``, and ``objective(model, guide)``
-is a module that returns the loss. ``loss``, ``loss_and_grads`` and ``differentiable_loss`` all come from one method of the
-subclass, :meth:`TensorELBO.terms`, which sees the traces and nothing else. Nothing is read back from the device.
+A :class:`TensorELBO` is a Pyro ELBO: it goes into ``SVI(model, guide, optimizer, loss=...)``, and ``objective(model,
+guide)`` is a module that returns the loss. ``loss``, ``loss_and_grads`` and ``differentiable_loss`` all come from one
+method of the subclass, :meth:`TensorELBO.terms`, which sees the traces and nothing else. Nothing is read back from
+the device.
 
 References:
     [1] Auto-Encoding Variational Bayes (Kingma and Welling, 2014), https://arxiv.org/abs/1312.6114
@@ -102,7 +103,8 @@ class ELBO(TensorELBO):
     r"""Evidence lower bound, its KL in closed form at every site where one is registered.
 
     .. math::
-        L = \sum_i \frac1K \sum_k \log p(x_i \mid z_{ik}) - \beta \, KL(q(z \mid x_i) \| p(z)), \qquad \beta = \texttt{kl\_weight}
+        L = \sum_i \frac1K \sum_k \log p(x_i \mid z_{ik}) - \beta \, KL(q(z \mid x_i) \| p(z)),
+        \qquad \beta = \texttt{kl\_weight}
 
     The closed form is used at a site if model and guide visit the latents in the same order (else the prior of one
     latent may depend on another that the guide draws from it) under the same scale and mask. Elsewhere the term is
@@ -123,14 +125,13 @@ def reconstruction_terms(model_trace: Trace) -> dict[str, Tensor]:
 
 
 def kl_terms(model_trace: Trace, guide_trace: Trace, skip: Collection[str] = ()) -> dict[str, Tensor]:
-    """An unbiased estimate of KL(q || p) for each latent, exact where a closed form is registered; shapes of the plates.
+    """An unbiased estimate of KL(q || p) for each latent, in the shape of the plates; exact where a closed form is
+    registered.
 
     :param skip: sites of which no density is evaluated.
     """
     names = [site["name"] for site in latents(guide_trace)]
-    same_order = [name for name in names if name in model_trace] == [
-        site["name"] for site in latents(model_trace)
-    ]
+    same_order = [name for name in names if name in model_trace] == [site["name"] for site in latents(model_trace)]
     terms = {}
     for name in names:
         if name in skip:
@@ -173,7 +174,7 @@ def _sample_sites(trace: Trace) -> Iterator[Site]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two plate scales are known to be equal; tensors are not compared by value, which would wait for the device."""
+    """Whether two plate scales are known to be equal; tensors are not compared by value, which waits for the device."""
     return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
 
 

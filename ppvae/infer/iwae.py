@@ -47,14 +47,15 @@ class IWAE_ELBO(TensorELBO):
 def log_weight_parts(
     model_trace: Trace, guide_trace: Trace, max_plate_nesting: int
 ) -> tuple[Tensor, Tensor, Tensor | float]:
-    """log p(x | z) and log q(z | x) - log p(z), each (particles, batch) or (batch,), unscaled, and the data plate's scale."""
+    """log p(x | z) and log q(z | x) - log p(z), unscaled and of shape (particles, batch) or (batch,), and the data
+    plate's scale."""
     scales: list[Tensor | float] = []
 
     def per_datum(trace: Trace, site: Site) -> Tensor:
         if not any(frame.vectorized and frame.dim == -1 for frame in site["cond_indep_stack"]):
             raise ValueError(
-                f"site {site['name']!r}: expected every site in the data plate (dim -1), since an importance weight belongs "
-                "to one datum; move the site into the plate, or train with ELBO"
+                f"site {site['name']!r}: expected every site in the data plate (dim -1), since an importance weight "
+                "belongs to one datum; move the site into the plate, or train with ELBO"
             )
         scales.append(site["scale"])
         if not same(site["scale"], scales[0]):
@@ -64,20 +65,14 @@ def log_weight_parts(
             )
         log_prob(trace, site)
         value = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-        for dim in range(
-            -max_plate_nesting, -1
-        ):  # plates within a datum; the particles are to the left of them
+        for dim in range(-max_plate_nesting, -1):  # plates within a datum; the particles are to the left of them
             if any(
-                f.dim == dim and f.name != "num_particles_vectorized"
-                for f in site["cond_indep_stack"]
-                if f.vectorized
+                f.dim == dim and f.name != "num_particles_vectorized" for f in site["cond_indep_stack"] if f.vectorized
             ):
                 value = value.sum(dim, keepdim=True)
         return value
 
     log_likelihood = sum(per_datum(model_trace, site) for site in observations(model_trace))
-    log_ratio = sum(
-        per_datum(guide_trace, site) for site in [*latents(guide_trace), *observations(guide_trace)]
-    )
+    log_ratio = sum(per_datum(guide_trace, site) for site in [*latents(guide_trace), *observations(guide_trace)])
     log_ratio = log_ratio - sum(per_datum(model_trace, site) for site in latents(model_trace))
     return torch.as_tensor(log_likelihood), torch.as_tensor(log_ratio), scales[0]

@@ -19,7 +19,7 @@ References:
         https://arxiv.org/abs/1903.02958
     [2] Quaternion from Rotation Matrix (Shepperd, 1978)
         https://doi.org/10.2514/3.55767b
-    [3] The QUEST algorithm, in: Three-axis attitude determination from vector observations (Shuster & Oh,
+    [3] Three-axis attitude determination from vector observations (Shuster & Oh,
     1981)
         https://doi.org/10.2514/3.19717
     [4] A Micro Lie Theory for State Estimation in Robotics (Solà, Deray & Atchuthan, 2018)

@@ -31,8 +31,8 @@ class _Torus(constraints.Constraint):
     def check(self, value: Tensor) -> Tensor:
         if value.shape[-2:] != (self.n, 2):
             raise ValueError(
-                f"expected points of the torus T^{self.n} of shape (..., {self.n}, 2), got
-                {tuple(value.shape)}: " "turn angles (..., n) into points by ppvae.manifolds.circle.exp"
+                f"expected points of the torus T^{self.n} of shape (..., {self.n}, 2), got "
+                f"{tuple(value.shape)}: turn angles (..., n) into points by ppvae.manifolds.circle.exp"
             )
         return Circle.support.check(value).all(-1)
 

@@ -10,9 +10,9 @@ def knn_accuracy(
 ) -> float:
     r"""Share of the test points whose class is that of the majority of their k nearest labelled points.
 
-    Neighbours are those of smallest Euclidean distance between the embedded points; on a sphere and on SO(3) the chordal and the
-    geodesic distance have the same order, so that this is the nearest neighbour on the manifold too. A tie goes to the class whose
-    neighbours are nearer in sum.
+    Neighbours are those of smallest Euclidean distance between the embedded points; on a sphere and on SO(3) the
+    chordal and the geodesic distance have the same order, so that this is the nearest neighbour on the manifold too.
+    A tie goes to the class whose neighbours are nearer in sum.
 
     :param z: labelled points of shape (n, \*event).
     :param labels: their classes, integers from 0, shape (n,).
@@ -26,7 +26,8 @@ def knn_accuracy(
     classes, truth = (torch.as_tensor(np.asarray(a)).long() for a in (labels, labels_test))
     if len(points) != len(classes) or len(tests) != len(truth) or points.shape[1] != tests.shape[1]:
         raise ValueError(
-            f"expected as many labels as points, and points of one size; got z {tuple(points.shape)} with {len(classes)} "
+            f"expected as many labels as points, and points of one size; got z {tuple(points.shape)} with "
+            f"{len(classes)} "
             f"labels and z_test {tuple(tests.shape)} with {len(truth)} labels"
         )
     if not 1 <= k <= len(points):

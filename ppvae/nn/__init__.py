@@ -1,6 +1,6 @@
 """Networks, posterior heads and likelihood heads."""
 
-from ppvae.nn.heads import NormalHead, PowerSphericalHead, VonMisesFisherHead
+from ppvae.nn.heads import DeltaHead, NormalHead, PowerSphericalHead, SphericalDeltaHead, VonMisesFisherHead
 from ppvae.nn.likelihoods import (
     BernoulliLikelihood,
     CategoricalLikelihood,
@@ -25,6 +25,7 @@ __all__ = [
     "BernoulliLikelihood",
     "CategoricalLikelihood",
     "ContinuousBernoulliLikelihood",
+    "DeltaHead",
     "Likelihood",
     "NegativeBinomialLikelihood",
     "NormalHead",
@@ -34,6 +35,7 @@ __all__ = [
     "PowerSphericalHead",
     "Quaternion",
     "SO3NormalHead",
+    "SphericalDeltaHead",
     "VonMisesFisherHead",
     "WignerD",
     "channels",

@@ -3,7 +3,7 @@
 A head says how many features it needs, ``head.features``; the encoder ends in that many.
 """
 
-from pyro.distributions import Independent, Normal
+from pyro.distributions import Delta, Independent, Normal
 from torch import Tensor, nn
 
 from ppvae.distributions import PowerSpherical, VonMisesFisher
@@ -71,3 +71,34 @@ class PowerSphericalHead(nn.Module):
 def _sphere_parameters(head: nn.Module, h: Tensor) -> tuple[Tensor, Tensor]:
     direction, log_concentration = _split(head, h, (head.dim, 1))
     return direction / direction.norm(dim=-1, keepdim=True), head.dim * log_concentration.squeeze(-1).exp()
+
+
+class DeltaHead(nn.Module):
+    """q(z | h) = delta(z - h) on R^dim: a deterministic encoder, as in the Wasserstein auto-encoder.
+
+    :param dim: dimension of z.
+    """
+
+    @records_options
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = self.features = dim
+
+    def forward(self, h: Tensor) -> Delta:
+        return Delta(*_split(self, h, (self.dim,)), event_dim=1)
+
+
+class SphericalDeltaHead(nn.Module):
+    """q(z | h) = delta(z - h / |h|) on the sphere S^{dim-1} in R^dim: a deterministic encoder.
+
+    :param dim: ambient dimension m of z.
+    """
+
+    @records_options
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = self.features = dim
+
+    def forward(self, h: Tensor) -> Delta:
+        (direction,) = _split(self, h, (self.dim,))
+        return Delta(direction / direction.norm(dim=-1, keepdim=True), event_dim=1)

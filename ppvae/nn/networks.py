@@ -1,5 +1,6 @@
 """Networks: from a datum to features and back. They know no VAE."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -47,7 +48,7 @@ class MLP(nn.Module):
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
         widths = [math.prod(in_shape), *hidden]
         layers: list[nn.Module] = []
-        for n, m in zip(widths[:-1], widths[1:], strict=True):
+        for n, m in itertools.pairwise(widths):
             layers += [nn.Linear(n, m), activation()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(out_shape)))
 

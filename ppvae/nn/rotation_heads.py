@@ -29,6 +29,8 @@ References:
         https://arxiv.org/abs/2006.14616
 """
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,11 +43,21 @@ from ppvae.nn.registration import records_options
 __all__ = ["S2S1", "S2S2", "AxisAngle", "Polar", "Quaternion", "SO3NormalHead"]
 
 
+class RotationMap(Protocol):
+    """A module from ``features`` numbers to a rotation."""
+
+    features: int
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """Rotations (..., 3, 3) of features (..., features)."""
+        ...
+
+
 def _check(module: nn.Module, h: Tensor) -> None:
     if h.shape[-1] != module.features:
         raise ValueError(
-            f"{type(module).__name__} expected features of shape (..., {module.features}), got
-            {tuple(h.shape)}: " f"end the encoder in {module.features} outputs (the attribute `features`)"
+            f"{type(module).__name__} expected features of shape (..., {module.features}), got "
+            f"{tuple(h.shape)}: end the encoder in {module.features} outputs (the attribute `features`)"
         )
 
 
@@ -183,10 +195,10 @@ class SO3NormalHead(nn.Module):
     """
 
     @records_options
-    def __init__(self, mean: nn.Module | None = None):
+    def __init__(self, mean: RotationMap | None = None):
         super().__init__()
-        self.mean = mean or S2S2()
-        self.features: int = self.mean.features + 3
+        self.mean: RotationMap = mean or S2S2()
+        self.features = self.mean.features + 3
 
     def forward(self, h: Tensor) -> SO3Normal:
         """The law for features (..., features): those of the mean, then three for the scales."""

@@ -42,7 +42,8 @@ def spherical_harmonics(degree: int, x: Tensor) -> list[Tensor]:
 
     .. math::
         Y_{lm} = \sqrt{\tfrac{2l+1}{4 \pi} \tfrac{(l - |m|)!}{(l + |m|)!} (2 - \delta_{m0})} \;
-        \frac{P_{l|m|}(z)}{(1 - z^2)^{|m|/2}} \cdot (\mathrm{Im}, \mathrm{Re}) (x + i y)^{|m|} \text{ for } (m < 0, m \ge 0)
+        \frac{P_{l|m|}(z)}{(1 - z^2)^{|m|/2}} \;
+        \{ \mathrm{Im} \text{ if } m < 0, \mathrm{Re} \text{ else} \} (x + i y)^{|m|}
 
     :param degree: L >= 0.
     :param x: unit vectors, shape ``(..., 3)``.

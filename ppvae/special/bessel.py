@@ -273,7 +273,7 @@ def bessel_ratio_derivative(k: Tensor, m: int) -> Tensor:
     Mises-Fisher law along its mean direction.
 
     .. math:: A'_j = A_j \, \epsilon_j / k, \qquad \epsilon_{j-1} = (1 - \epsilon_j q_j) / (1 + q_j), \qquad
-              \epsilon_n = n A'_n k / (n A_n) \text{ from the expansion.}
+              \epsilon_n = k A'_n / A_n \text{ from the expansion.}
 
     Range (0, 1/m]. Gradients of every order by automatic differentiation of the recurrence. Error below 1e-11.
     """

@@ -70,7 +70,8 @@ def _sites(vae: Any, batch: tuple[Tensor, ...]) -> str:
         )
         frames = [f for s in latents(trace) for f in s["cond_indep_stack"] if f.name == "data"]
         assert all(f.dim == -1 and f.size == n for f in frames), (
-            f"sites: expected the plate 'data' at dim -1 with size x.shape[0] = {n}, got {[(f.dim, f.size) for f in frames]}"
+            f"sites: expected the plate 'data' at dim -1 with size x.shape[0] = {n}, got "
+            f"{[(f.dim, f.size) for f in frames]}"
         )
     event = tuple(x["fn"].event_shape)
     assert event == tuple(vae.shape), (
@@ -104,7 +105,8 @@ def _left_dimensions(vae: Any, batch: tuple[Tensor, ...]) -> str:
         x = model_trace.nodes["x"]
         together = x["fn"].log_prob(x["value"])
         assert together.shape == (5, batch[0].shape[0]), (
-            f"left dimensions: expected log p(x|z) of shape (5, {batch[0].shape[0]}) for 5 particles, got {tuple(together.shape)}; "
+            f"left dimensions: expected log p(x|z) of shape (5, {batch[0].shape[0]}) for 5 particles, got "
+            f"{tuple(together.shape)}; "
             "wrap networks in ppvae.nn.Batched"
         )
         for k in range(5):
@@ -113,7 +115,8 @@ def _left_dimensions(vae: Any, batch: tuple[Tensor, ...]) -> str:
             worst = (alone["fn"].log_prob(alone["value"]) - together[k]).abs().max().item()
             scale = together[k].abs().max().item() + 1
             assert worst <= 1e-4 * scale, (
-                f"left dimensions: particle {k} has another log p(x|z) within 5 particles than alone (by {worst:.2g} nats); "
+                f"left dimensions: particle {k} has another log p(x|z) within 5 particles than alone (by "
+                f"{worst:.2g} nats); "
                 "a network mixes left dimensions: wrap it in ppvae.nn.Batched"
             )
     return "5 particles, each as if alone"
@@ -156,7 +159,8 @@ def _svi(make: Callable[[], Any], batch: tuple[Tensor, ...]) -> str:
                 svi.step(*batch)
             still = [name for name, p in vae.named_parameters() if name in before and torch.equal(p, before[name])]
             assert not still, (
-                f"plain SVI: expected the {which} instance to learn, its parameters {still} did not move; call ppvae.nn.register(self) "
+                f"plain SVI: expected the {which} instance to learn, its parameters {still} did not move; call "
+                "ppvae.nn.register(self) "
                 "first in model and in guide"
             )
     return "two instances learn"

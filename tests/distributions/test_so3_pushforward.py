@@ -84,7 +84,7 @@ def test_mass_without_wraps_is_that_of_the_ball(scale, mass):
 @pytest.mark.parametrize("scale", [(0.3, 0.5, 0.8), (1.0, 0.7, 2.0), (3.0, 2.0, 3.0)])
 def test_mass_of_unequal_scales(scale):
     law = SO3Normal(rotations(1)[0], torch.tensor(scale, dtype=F64))
-    v, weight = grid(60, math.pi)
+    v, weight = grid(48, math.pi)
     mass = (weight * law.log_prob(so3.compose(law.loc, so3.exp(v))).exp()).sum().item()
     assert abs(mass - 1) < 1e-6
 
@@ -151,10 +151,10 @@ def test_trace_of_samples(scale):
 @pytest.mark.parametrize("scale", [1e-3, 0.26, 0.5, 1.0, 1.5, 1.75, 1.99, 2.01, 3.0, 10.0])
 def test_kl_isotropic_is_that_of_mpmath(scale):
     exact = exact_kl(scale)
-    for dtype, error in ((F64, 1e-9), (torch.float32, 2e-5)):
+    for dtype, error in ((F64, 1e-12), (torch.float32, 1e-5)):
         sigma = torch.tensor(scale, dtype=dtype, requires_grad=True)
         kl = kl_isotropic(sigma)
-        assert kl.item() == pytest.approx(exact, rel=1e-6 if dtype == torch.float32 else 1e-10, abs=error)
+        assert kl.item() == pytest.approx(exact, rel=1e-6 if dtype == torch.float32 else 1e-13, abs=error)
         (slope,) = torch.autograd.grad(kl, sigma)
         h = 1e-4 * scale
         with torch.no_grad():

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from ppvae.models import GaussianVAE, SphericalVAE
 from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
@@ -13,13 +14,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppvae.arrays import own_store, seeded
 from ppvae.infer import ELBO, IWAE_ELBO, TensorELBO
-from ppvae.models import GaussianVAE, SphericalVAE
 
 X = (torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.5).float()
 
 
 class Linear(nn.Module):
-    """p(z) = N(0, 1), p(x|z) = N(a z, 1) in D dimensions: evidence N(0, I + a a'), posterior N(a'x / (1 + a'a), 1 / (1 + a'a))."""
+    """p(z) = N(0, 1), p(x|z) = N(a z, 1) in D dimensions: evidence N(0, I + a a'), posterior N(a'x / (1 + a'a), 1 /
+    (1 + a'a))."""
 
     shape = torch.Size([3])
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from ppvae.models import GaussianVAE, SphericalVAE
 from torch import nn
 
 import ppvae
 from ppvae import models
-from ppvae.models import GaussianVAE, SphericalVAE
 from ppvae.nn import BernoulliLikelihood, NormalLikelihood, PowerSphericalHead
 from ppvae.testing import check_vae
 

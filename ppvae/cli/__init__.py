@@ -1,0 +1,284 @@
+"""The command ``ppvae``: train, evaluate, generate and report without writing Python.
+
+::
+
+    ppvae demo                                          # two VAEs on handwritten digits, and a report
+    ppvae fit spherical-vae --data digits --out runs/a  # every option of the model and of training is an option here
+    ppvae evaluate runs/a
+    ppvae report runs/a
+    ppvae fit --config runs/a/run.yaml --out runs/b     # the same run again
+
+The options of a model are read from its ``__init__`` and those of training from :func:`ppvae.fit`, so that nothing is
+said twice. torch is imported only by the commands that need it.
+
+A run is a folder with ``model.safetensors`` (see :func:`ppvae.load`), ``history.csv`` (nats per datum),
+``run.yaml`` (what was run) and, once evaluated, ``evaluation.json``.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ppvae
+from ppvae.cli.options import command_parser, fit_parser, known, model_name, parse
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    :param argv: the words behind ``ppvae``; those of the process where None.
+    :return: the exit code: 0, or 2 for what the user can mend, 1 where training failed, 130 after Ctrl-C.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(_overview())
+        elif argv[0] == "--version":
+            print(f"ppvae {ppvae.__version__}")
+        else:
+            COMMANDS[known(argv[0], COMMANDS, "command")][0](argv[1:])
+        return 0
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        if os.environ.get("PPVAE_DEBUG"):
+            raise
+        print(f"ppvae: {error}", file=sys.stderr)
+        return 1 if isinstance(error, FloatingPointError) else 2
+    except KeyboardInterrupt:
+        print("\nppvae: interrupted", file=sys.stderr)
+        return 130
+
+
+def fit(argv: Sequence[str]) -> None:
+    """Train a VAE and write it to a folder."""
+    name, argv = model_name(argv)
+    if name is None:
+        if {"-h", "--help"} & set(argv):
+            print(f"usage: ppvae fit MODEL --data NAME|FILE --out FOLDER [options]\n\n{_models()}")
+            return
+        raise ValueError(
+            "fit: name a model first, e.g. ppvae fit gaussian-vae --data digits --out runs/a; see ppvae models"
+        )
+    parser = fit_parser(name)
+    options = parse(parser, argv)
+    for option, what in (("data", "a name of `ppvae data`, or a file"), ("out", "the folder to write")):
+        if options[option] is None:
+            raise ValueError(f"fit: --{option} is missing: {what}, e.g. ppvae fit {name} --data digits --out runs/a")
+    from ppvae.cli import runs
+
+    out = Path(options.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; name a folder")
+    held = [file for file in runs.FILES if (out / file).exists()]
+    if held and not options.force:
+        raise ValueError(
+            f"{out} already holds a run ({', '.join(held)}); choose another --out, or replace it with --force"
+        )
+    then = options.versions or {}
+    changed = [f"{p} {then[p]} then, {now} now" for p, now in runs.versions().items() if then.get(p, now) != now]
+    if changed:
+        print(f"ppvae: numbers may differ from those of {options.config[-1]}: {', '.join(changed)}", file=sys.stderr)
+    runs.train(parser, options, out)
+    print(f"Next: ppvae evaluate {out}; ppvae report {out}; ppvae generate {out} --png {out / 'samples.png'}")
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """Estimate the log-likelihood of the test data, with its error."""
+    parser = command_parser("evaluate", "RUN", evaluate)
+    parser.add_argument("run", type=str, help="folder of a run")
+    parser.add_argument("--num_samples", type=int, default=500, help="importance samples for each datum")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the importance samples")
+    options = parse(parser, argv)
+    from ppvae.cli import runs
+
+    run = Path(options.run)
+    measured = runs.measure(run, options.num_samples, options.seed)
+    print(runs.text_table({run.resolve().name: measured}))
+    print(f"Measured on {measured.test_data}. Wrote {run / 'evaluation.json'}")
+
+
+def generate(argv: Sequence[str]) -> None:
+    """Generate data from a trained VAE, as a picture or an array."""
+    parser = command_parser("generate", "RUN", generate)
+    parser.add_argument("run", type=str, help="folder of a run")
+    parser.add_argument("-n", type=int, default=64, help="how many")
+    parser.add_argument("--png", type=str | None, help="picture to write: a grid of images")
+    parser.add_argument("--npy", type=str | None, help="array to write, of shape (n, *shape)")
+    parser.add_argument("--sample", action="store_true", help="draw from p(x | z) instead of taking its mean")
+    parser.add_argument("--seed", type=int | None, help="seed of the draws; other draws at every call where not given")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    options = parse(parser, argv)
+    files = [file for file in (options.npy, options.png) if file]
+    if not files:
+        raise ValueError("generate: say where to write: --png grid.png, or --npy samples.npy, or both")
+    for file in files:
+        if Path(file).exists() and not options.force:
+            raise ValueError(f"{file} exists; choose another name, or replace it with --force")
+    import numpy as np
+
+    from ppvae.cli import runs
+
+    vae, _ = runs.load(Path(options.run))
+    x = ppvae.generate(vae, options.n, sample=options.sample, seed=options.seed)
+    if options.npy:
+        buffer = io.BytesIO()
+        np.save(buffer, x)
+        runs.write_file(options.npy, buffer.getvalue())
+    if options.png:
+        from ppvae import plotting
+
+        runs.write_file(options.png, plotting.png(plotting.image_grid(x)))
+    print(f"Wrote {' and '.join(files)}: {len(x)} {'draws' if options.sample else 'means'} of shape {x.shape[1:]}")
+
+
+def report(argv: Sequence[str]) -> None:
+    """Write the HTML report of one run, or of several compared."""
+    parser = command_parser("report", "RUN [RUN ...]", report)
+    parser.add_argument("runs", type=str, nargs="+", help="folders of runs")
+    parser.add_argument(
+        "--out", type=str | None, help="the file; report.html in the folder of the first run where not given"
+    )
+    parser.add_argument("--title", type=str, default="", help="heading; the names of the runs where not given")
+    options = parse(parser, argv)
+    from ppvae import report as html
+    from ppvae.cli import runs
+
+    folders = [Path(run) for run in options.runs]
+    short = [folder.resolve().name for folder in folders]
+    names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+    shown = [runs.report_run(name, folder) for name, folder in zip(names, folders, strict=True)]
+    command = "\n".join(f"ppvae fit --config {folder / 'run.yaml'} --out NEW-FOLDER" for folder in folders)
+    file = html.write(options.out or folders[0] / "report.html", shown, options.title, command)
+    for run, folder in zip(shown, folders, strict=True):
+        if run.log_likelihood is None:
+            print(f"{run.name} has no log-likelihood yet: ppvae evaluate {folder}, and then the report again")
+    print(f"Wrote {file}")
+
+
+def models(argv: Sequence[str]) -> None:
+    """List the models."""
+    parse(command_parser("models", "", models), argv)
+    print(_models())
+
+
+def data(argv: Sequence[str]) -> None:
+    """List the data sets, and which of them are on this machine."""
+    parse(command_parser("data", "", data), argv)
+    import ppvae.data
+
+    for name in ppvae.data.names():
+        try:
+            found = ppvae.data.load(name)
+        except FileNotFoundError as error:
+            command = next((line.strip() for line in str(error).splitlines() if line.startswith("    ")), str(error))
+            lines = ["not on this machine; install it by", command]
+        else:
+            parts = {"train": found.train, "validation": found.validation, "test": found.test}
+            sizes = ", ".join(f"{len(x):,} {part}" for part, x in parts.items() if x is not None)
+            lines = [f"{sizes}; each of shape {found.shape}", found.source, f"licence: {found.licence}"]
+        print(f"{name:18}" + f"\n{'':18}".join(lines) + "\n")
+    print(
+        "Data of your own: --data file.npy, an array (n, *shape), or file.npz with the key x, and labels if there are any"
+    )
+
+
+def demo(argv: Sequence[str]) -> None:
+    """Train two VAEs on handwritten digits, compare them and write a report."""
+    parser = command_parser("demo", "", demo)
+    parser.add_argument("--out", type=str, default="runs/demo", help="folder to write; an older demo in it is replaced")
+    parser.add_argument(
+        "--data", type=str | None, help="mnist, digits or other images; mnist where it is installed, else digits"
+    )
+    parser.add_argument("--epochs", type=int | None, help="passes over the data; as suits the data where not given")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument("--force", action="store_true", help="write to the folder even if it holds other things")
+    options = parse(parser, argv)
+    out = Path(options.out)
+    dims = {"gaussian-vae": ("GaussianVAE, R²", 2), "spherical-vae": ("SphericalVAE, S²", 3)}
+    held = {file.name for file in out.iterdir()} if out.is_dir() else set()
+    others = sorted(held - {*dims, "report.html"})
+    if others and not options.force:
+        raise ValueError(
+            f"{out} holds {', '.join(others[:3])}, which no demo wrote; choose another --out, or add --force"
+        )
+    if held:
+        print(f"Replacing the demo in {out}.")
+    from ppvae import report as html  # before the training, so that it says at once what is not installed
+    from ppvae.cli import runs
+
+    name = options.data or _digits()
+    epochs, batch_size, hidden = (150, 64, "128,64") if name == "digits" else (10, 128, "256,128")
+    epochs = options.epochs or epochs
+    measured, shown, commands = {}, [], []
+    for model, (title, dim) in dims.items():
+        words = f"{model} --data {name} --test 1000 --dim {dim} --hidden {hidden} --epochs {epochs} "
+        words += f"--warmup {epochs // 5} --batch-size {batch_size} --seed {options.seed}"
+        command = f"ppvae fit {words} --out {out / model}"
+        print(f"\n{title}\n$ {command}")
+        parser = fit_parser(model)
+        runs.train(parser, parse(parser, model_name(words.split())[1]), out / model)
+        print("Measuring the log-likelihood of the test digits, by 500 importance samples each ...", flush=True)
+        measured[title] = runs.measure(out / model, 500, options.seed)
+        shown.append(runs.report_run(title, out / model))
+        commands.append(command)
+    file = html.write(out / "report.html", shown, "Handwritten digits on a plane and on a sphere", "\n".join(commands))
+    (first, a), (second, b) = measured.items()
+    mean, error = html.paired_difference(a.values, b.values)
+    print(
+        f"\n{runs.text_table(measured)}\n\n{second} − {first}, paired: {mean:+.2f} ± {error:.2f} nats per datum\n"
+        f"Measured on {a.test_data}.\n\nThe report, with pictures: {file.resolve().as_uri()}\n\nTry next:\n"
+        f"  ppvae generate {out / 'spherical-vae'} -n 100 --png digits.png\n"
+        f"  ppvae fit spherical-vae --data {name} --dim 8 --epochs {epochs} --out runs/dim8\n"
+        "  ppvae fit spherical-vae --help\n"
+        "  ppvae fit gaussian-vae --data your-file.npy --out runs/yours"
+    )
+
+
+def _digits() -> str:
+    """MNIST where it is installed, else the digits inside this package."""
+    import ppvae.data
+
+    try:
+        ppvae.data.load("mnist")
+        return "mnist"
+    except FileNotFoundError:
+        print("MNIST is not on this machine (`ppvae data` says how to install it): taking the 8 x 8 digits.")
+        return "digits"
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "demo": (demo, ""),
+    "fit": (fit, "MODEL --data NAME|FILE --out FOLDER"),
+    "evaluate": (evaluate, "RUN"),
+    "generate": (generate, "RUN --png FILE"),
+    "report": (report, "RUN [RUN ...]"),
+    "models": (models, ""),
+    "data": (data, ""),
+}
+
+
+def _overview() -> str:
+    lines = [
+        f"ppvae {ppvae.__version__}: variational autoencoders with latents on manifolds",
+        "",
+        "usage: ppvae COMMAND",
+        "",
+    ]
+    for name, (function, words) in COMMANDS.items():
+        lines += [f"  {name + ' ' + words:42}{function.__doc__}"]
+    lines += [
+        "",
+        "ppvae COMMAND --help tells the options of a command, ppvae fit MODEL --help those of a model.",
+        "PPVAE_DEBUG=1 in the environment shows where an error comes from.",
+    ]
+    return "\n".join(lines)
+
+
+def _models() -> str:
+    from ppvae import models
+
+    lines = [f"{name:20}{models.summary(name)}" for name in models.names()]
+    return "\n".join([*lines, "", "The options of a model: ppvae fit MODEL --help"])

@@ -1,0 +1,250 @@
+"""A run: the folder that holds a trained model, its history, what was run, and its evaluation."""
+
+import csv
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from numpy.typing import NDArray
+from pyro import poutine
+
+import ppvae
+import ppvae.nn
+from ppvae.arrays import evaluating, own_store, seeded, to_tensors
+from ppvae.cli.options import fit_options, model_options, record
+from ppvae.cli.preparation import Prepared, open_data, prepare, settle
+from ppvae.infer import ELBO
+from ppvae.infer.elbo import kl_terms, latents
+from ppvae.io import write
+
+#: Files whose presence makes a folder a run.
+FILES = ("run.yaml", "model.safetensors", "history.csv", "evaluation.json")
+#: Keys of the history that are shown at the end of training, and their names.
+SHOWN = {"elbo": "ELBO", "valid_elbo": "validation ELBO", "reconstruction": "reconstruction", "kl": "KL"}
+WHY = {"epochs": "", "patience": ", stopped as the validation loss fell no more"}
+
+
+def train(parser: ArgumentParser, options: Namespace, out: Path) -> None:
+    """Build the model, train it and write the run to ``out``."""
+    from ppvae.models import find
+
+    _refuse_device(options.device)
+    source = open_data(options.data, options.test)
+    cls = find(options.model)
+    with seeded(options.seed):
+        vae = cls(source.shape, **{name: _built(options[name]) for name in model_options(cls)})
+    options.maximum, options.binarize = settle(source, vae, options)
+    prepared = prepare(source, options.maximum, options.binarize, options.data)
+    print("\n".join(prepared.said))
+    result = ppvae.fit(
+        vae,
+        prepared.batches(options.batch_size),
+        validation=prepared.validation,
+        **{name: options[name] for name in fit_options()},
+    )
+    if result.best_epoch is None:
+        raise KeyboardInterrupt  # before the end of the first epoch: there is nothing to keep
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evaluation.json").unlink(missing_ok=True)  # it was of the run that is replaced
+    ppvae.save(vae, out / "model.safetensors")
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(result.history)
+    rows.writerows(zip(*result.history.values(), strict=True))
+    write_file(out / "history.csv", table.getvalue())
+    ran = options.clone()
+    for name in ("config", "out", "force", "progress", "versions"):
+        ran.pop(name, None)
+    lines = "".join(f"  {name}: {json.dumps(version)}\n" for name, version in versions().items())
+    write_file(out / "run.yaml", f"{parser.dump(ran, skip_validation=True)}versions:\n{lines}")
+    best = ", ".join(f"{title} {result.best[key]:.2f}" for key, title in SHOWN.items() if key in result.best)
+    print(
+        f"{cls.__name__}: {len(result.history['epoch'])} epochs in {result.seconds:.0f} s"
+        f"{WHY.get(result.stopped, f', {result.stopped}')}. Kept epoch {result.best_epoch:g}: {best} (nats per datum)\n"
+        f"Wrote {out}"
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What ``evaluation.json`` holds: a value for each test datum, in nats where it has a unit."""
+
+    values: NDArray
+    error: NDArray
+    ess: NDArray
+    pareto_k: NDArray
+    elbo: NDArray
+    kl: NDArray
+    test_data: str
+    num_samples: int
+    seed: int
+
+    @property
+    def mean(self) -> float:
+        return mean_and_error(self.values)[0]
+
+    @property
+    def standard_error(self) -> float:
+        return mean_and_error(self.values)[1]
+
+
+def measure(run: Path, num_samples: int, seed: int) -> Measured:
+    """Evaluate the run in the folder ``run`` on its test data, and write ``evaluation.json`` there."""
+    vae, ran = load(run)
+    prepared = _data_of(ran)
+    x = prepared.test
+    if len(x) < 2:
+        raise ValueError(f"{ran['data']} leaves {len(x)} test data; expected at least 2: train with --test N")
+    ll = ppvae.log_likelihood(vae, x, num_samples=num_samples, seed=seed)
+    measured = Measured(
+        values=ll.values,
+        error=ll.error,
+        ess=ll.ess,
+        pareto_k=ll.pareto_k,
+        elbo=ll.log_weights.mean(1),
+        kl=_kl(vae, x, seed),
+        test_data=prepared.test_data,
+        num_samples=num_samples,
+        seed=seed,
+    )
+    summary = {
+        "log_likelihood": measured.mean,
+        "standard_error": measured.standard_error,
+        "unit": "nats per datum",
+        "versions": versions(),
+    }
+    each = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in asdict(measured).items()}
+    write_file(run / "evaluation.json", json.dumps(summary | each))
+    return measured
+
+
+def _kl(vae: Any, x: NDArray, seed: int, batch_size: int = 4096) -> NDArray:
+    """KL(q(z | x) || p(z)) of each datum, summed over its latents; one draw of it where it has no closed form."""
+    parts = []
+    with own_store(), seeded(seed), evaluating(vae), torch.no_grad():
+        for start in range(0, len(x), batch_size):
+            batch = to_tensors(vae, x[start : start + batch_size])
+            terms = kl_terms(*ELBO().traces(vae.model, vae.guide, *batch))
+            parts.append(torch.stack([term.expand(batch[0].shape[0]) for term in terms.values()]).sum(0))
+    return torch.cat(parts).double().cpu().numpy()
+
+
+def report_run(name: str, run: Path) -> "ppvae.report.Run":
+    """All that the report shows of a run."""
+    from ppvae.report import Run
+
+    vae, ran = load(run)
+    prepared = _data_of(ran)
+    x = prepared.test[:2000]
+    with own_store(), seeded(0), evaluating(vae), torch.no_grad():
+        sites = list(latents(poutine.trace(vae.guide).get_trace(*to_tensors(vae, x[:1]))))
+    codes = ppvae.encode(vae, x)
+    labels = prepared.test_labels
+    measured = _measured(run / "evaluation.json")
+    with open(run / "history.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    options = {key: value for key, value in ran.items() if key != "versions" and value is not None}
+    return Run(
+        name,
+        history={key: [float(row[key]) for row in rows] for key in rows[0]},
+        images=x[:12],
+        reconstructions=ppvae.reconstruct(vae, x[:12]),
+        samples=ppvae.generate(vae, 64, seed=0),
+        latents=codes if isinstance(codes, dict) else {sites[0]["name"]: codes},
+        manifolds={site["name"]: site["fn"].support for site in sites},
+        labels=labels[: len(x)] if labels is not None and labels.ndim == 1 else None,
+        log_likelihood=measured,
+        elbo=None if measured is None else measured.elbo,
+        kl=None if measured is None else measured.kl,
+        test_data="" if measured is None else f"{measured.test_data}; {measured.num_samples} importance samples each",
+        options=options | ran.get("versions", {}),
+    )
+
+
+def _measured(file: Path) -> Measured | None:
+    if not file.exists():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        values = {field.name: content[field.name] for field in fields(Measured)}
+    except KeyError as error:
+        raise ValueError(f"{file}: has no {error}; write it again by: ppvae evaluate {file.parent}") from None
+    return Measured(**{name: np.asarray(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def load(run: Path) -> tuple[Any, dict[str, Any]]:
+    """The model of a run, and its record."""
+    file = run / "model.safetensors"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{run} is no run, as it has no model.safetensors; ppvae fit MODEL --out {run} makes one"
+        )
+    return ppvae.load(file), record(run / "run.yaml")
+
+
+def _data_of(ran: Mapping[str, Any]) -> Prepared:
+    """The data of a run as it was trained on them."""
+    return prepare(open_data(ran["data"], ran.get("test")), ran.get("maximum"), ran["binarize"], ran["data"])
+
+
+def _built(value: Any) -> Any:
+    """An option as the model takes it: the head that a name and its options describe, a tuple for a list."""
+    if isinstance(value, Namespace):
+        return getattr(ppvae.nn, value.class_path.rpartition(".")[2])(**vars(value.init_args))
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _refuse_device(device: str | None) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises the one or the other
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
+
+
+def mean_and_error(values: NDArray) -> tuple[float, float]:
+    """The mean and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def versions() -> dict[str, str]:
+    """What numbers depend on besides the options."""
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "pyro-ppl", "numpy")}
+    return {"ppvae": ppvae.__version__, "python": platform.python_version(), **packages}
+
+
+def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file whole or not at all; its folder is made."""
+    data = content.encode() if isinstance(content, str) else content
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write(path, lambda temporary: Path(temporary).write_bytes(data))
+
+
+def text_table(measured: Mapping[str, Measured]) -> str:
+    """The table of the report, for a terminal."""
+    rows = [
+        ["", "log-likelihood", "ELBO", "KL", "ESS", "Pareto k > 0.7"],
+        ["", "nats per datum", "nats", "nats", "median", "share of data"],
+    ]
+    for name, m in measured.items():
+        estimates = ["{:.2f} ± {:.2f}".format(*mean_and_error(values)) for values in (m.values, m.elbo, m.kl)]
+        share = f"{(m.pareto_k > 0.7).mean():.1%}"
+        rows.append([name, *estimates, f"{np.median(m.ess):.0f} of {m.num_samples}", share])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join([*lines[:2], "-" * len(lines[0]), *lines[2:]])

@@ -1,0 +1,136 @@
+"""Beta, capacity and free nats, and the table of objectives."""
+
+import math
+import subprocess
+import sys
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import ppvae
+from ppvae.arrays import own_store, seeded
+from ppvae.infer import ELBO, Beta_ELBO, Capacity_ELBO, FreeBits_ELBO, TensorELBO, objectives
+from ppvae.models import GaussianVAE, SphericalVAE
+
+X = (torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+
+
+@pytest.fixture(autouse=True)
+def _own_store():
+    with pyro.get_param_store().scope():
+        yield
+
+
+def terms(objective, vae, model=None, guide=None):
+    with seeded(1):
+        return objective.all_terms(model or vae.model, guide or vae.guide, X)
+
+
+@pytest.mark.parametrize("make", [GaussianVAE, SphericalVAE])
+@pytest.mark.parametrize("particles", [1, 3])
+@pytest.mark.parametrize("w", [1.0, 0.4])
+def test_formulas(make, particles, w):
+    vae = make((1, 4, 4), 3, (8,))
+    plain = terms(ELBO(particles), vae)
+    kl, reconstruction = plain["kl"], plain["reconstruction"]
+    low, high = kl.item() / 12 * 0.5, kl.item() / 12 * 3
+    expected = {
+        Beta_ELBO(4.0, particles): w * 4 * kl - reconstruction,
+        Beta_ELBO(1.0, particles): w * kl - reconstruction,
+        Capacity_ELBO(high, 30.0, particles): 12 * 30 * abs(kl / 12 - w * high) - reconstruction,
+        Capacity_ELBO(low, 30.0, particles): 12 * 30 * abs(kl / 12 - w * low) - reconstruction,
+        FreeBits_ELBO(low, particles): w * kl - reconstruction,
+        FreeBits_ELBO(high, particles): w * 12 * high - reconstruction,
+        FreeBits_ELBO(0.0, particles): w * kl - reconstruction,
+    }
+    for objective, loss in expected.items():
+        objective.kl_weight = torch.tensor(w)
+        found = terms(objective, vae)
+        assert found["loss"].item() == pytest.approx(loss.item(), rel=1e-5)
+        assert found["kl"] == kl and found["reconstruction"] == reconstruction
+
+
+def test_free_nats_are_free_of_gradient():
+    vae = GaussianVAE((1, 4, 4), 2, (8,))
+    gradients = []
+    for objective in (FreeBits_ELBO(1e6), Beta_ELBO(0.0)):
+        vae.zero_grad()
+        with seeded(0):
+            objective.loss_and_grads(vae.model, vae.guide, X)
+        gradients.append([p.grad.clone() for p in vae.parameters()])
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("objective", [Beta_ELBO(), Capacity_ELBO(), FreeBits_ELBO()], ids=lambda o: type(o).__name__)
+def test_scale_of_the_plate(objective):
+    """Data counted ten times give ten times the loss: capacity and free nats are per datum."""
+    vae = GaussianVAE((1, 4, 4), 2, (8,))
+    one = terms(objective, vae)["loss"]
+    for scale in (10.0, torch.tensor(10.0)):
+        ten = terms(objective, vae, poutine.scale(vae.model, scale), poutine.scale(vae.guide, scale))["loss"]
+        assert ten.item() == pytest.approx(10 * one.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", [Beta_ELBO(), Capacity_ELBO(), FreeBits_ELBO()], ids=lambda o: type(o).__name__)
+def test_entry_points_agree_and_are_traceable(objective):
+    vae = GaussianVAE((1, 4, 4), 2, (8,))
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.0}), objective)
+    numbers = []
+    for entry in (objective.loss, objective.differentiable_loss, objective.loss_and_grads):
+        with seeded(3):
+            numbers.append(entry(vae.model, vae.guide, X).detach().item())
+    for call in (objective(vae.model, vae.guide), svi.evaluate_loss, svi.step):
+        with seeded(3):
+            numbers.append(float(call(X)))
+    with own_store(), pyro.validation_enabled(False):
+        graph = make_fx(lambda x: objective.differentiable_loss(vae.model, vae.guide, x))(X)
+        with seeded(3):
+            numbers.append(graph(X).item())
+    assert numbers == pytest.approx([numbers[0]] * 7, rel=1e-6)
+
+
+def test_the_capacity_is_reached():
+    """A constant encoder at first; the KL of its codes goes to C = 1.5 nats, which the data alone do not ask for."""
+    with seeded(0):
+        vae = GaussianVAE((1, 4, 4), 2, (16,))
+    fit = ppvae.fit(
+        vae, X, epochs=300, batch_size=12, lr=1e-2, objective=Capacity_ELBO(1.5, 50.0), warmup=100, seed=0, progress=False
+    )
+    assert fit.history["kl"][-1] == pytest.approx(1.5, abs=0.1)
+    assert fit.history["kl"][40] == pytest.approx(0.4 * 1.5, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Beta_ELBO(-1.0), "beta: expected at least 0, got -1.0"),
+        (lambda: Beta_ELBO(math.nan), "beta: expected at least 0, got nan"),
+        (lambda: Capacity_ELBO(-1.0), "capacity: expected at least 0"),
+        (lambda: Capacity_ELBO(1.0, -1.0), "gamma: expected at least 0"),
+        (lambda: FreeBits_ELBO(-0.5), "lambda: expected at least 0, got -0.5"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", objectives.OBJECTIVES)
+def test_table(name):
+    cls = objectives.find(name)
+    assert issubclass(cls, TensorELBO) and isinstance(cls(), TensorELBO)
+
+
+def test_the_table_is_read_without_torch():
+    code = "import sys; from ppvae.infer.objectives import OBJECTIVES; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_an_unknown_objective_has_a_near_name():
+    with pytest.raises(ValueError, match="no objective is named 'inf'; did you mean 'info'"):
+        objectives.find("inf")
