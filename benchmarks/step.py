@@ -4,7 +4,8 @@ The network is 784-512-16-512-784 with a Gaussian latent and a Bernoulli likelih
 steps of each variant alternate, so that a change of the machine's speed meets all of them; the ratio is the median
 over the pairs.
 
-    python benchmarks/step.py                        # the table, and benchmarks/results/step.json
+    python benchmarks/step.py            # measures, writes benchmarks/results/step.json, prints the table
+    python benchmarks/step.py --table    # prints the table of the last measurement
 """
 
 import argparse
@@ -82,52 +83,59 @@ def svi(vae: nn.Module, x: Tensor) -> Block:
     return block
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=15, help="alternations")
-    parser.add_argument("--steps", type=int, default=20, help="steps in a block")
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--dim", type=int, default=16)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "step.json")
-    args = parser.parse_args()
+def measure(blocks: int, steps: int, dim: int, hidden: int) -> dict:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    x = (torch.rand(BATCH * args.steps, 1, 28, 28) > 0.5).float()
-    shape, hidden = (1, 28, 28), (args.hidden,)
+    x = (torch.rand(BATCH * steps, 1, 28, 28) > 0.5).float()
+    shape, widths = (1, 28, 28), (hidden,)
     variants = {
-        "hand-written, Adam": hand_written(False, args.dim, args.hidden, x),
-        "hand-written, fused Adam": hand_written(True, args.dim, args.hidden, x),
-        "ppvae GaussianVAE, fused Adam": ours(GaussianVAE(shape, args.dim, hidden), x),
-        "ppvae SphericalVAE (vMF), fused Adam": ours(SphericalVAE(shape, args.dim, hidden), x),
-        "Pyro SVI, Trace_ELBO, pyro.optim.Adam": svi(GaussianVAE(shape, args.dim, hidden), x),
+        "hand-written, Adam": hand_written(False, dim, hidden, x),
+        "hand-written, fused Adam": hand_written(True, dim, hidden, x),
+        "ppvae GaussianVAE, fused Adam": ours(GaussianVAE(shape, dim, widths), x),
+        "ppvae SphericalVAE (vMF), fused Adam": ours(SphericalVAE(shape, dim, widths), x),
+        "Pyro SVI, Trace_ELBO, pyro.optim.Adam": svi(GaussianVAE(shape, dim, widths), x),
     }
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for block in range(args.blocks + 1):
+    for block in range(blocks + 1):
         for name, run in variants.items():
             seconds = run()
             if block:  # the first block warms up
-                times[name].append(seconds / args.steps * 1e3)
+                times[name].append(seconds / steps * 1e3)
     rows = []
     for name, values in times.items():
-        ratios = {
-            base: statistics.median(a / b for a, b in zip(values, times[base], strict=True))
+        ratio = [
+            statistics.median(a / b for a, b in zip(values, times[base], strict=True))
             for base in ("hand-written, Adam", "hand-written, fused Adam")
-        }
-        rows.append({"variant": name, "ms": statistics.median(values), "ratio": ratios})
-    print(f"{'variant':40} {'ms a step':>10} {'/ Adam':>8} {'/ fused Adam':>13}")
-    for row in rows:
-        a, b = row["ratio"].values()
-        print(f"{row['variant']:40} {row['ms']:10.2f} {a:8.2f} {b:13.2f}")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    machine = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "processor": platform.machine(),
-        "threads": 1,
-    }
-    args.out.write_text(
-        json.dumps({"machine": machine, "batch": BATCH, "hidden": args.hidden, "dim": args.dim, "rows": rows}, indent=1)
-    )
+        ]
+        rows.append({"variant": name, "ms": statistics.median(values), "ratio": ratio})
+    machine = {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()}
+    settings = {"batch": BATCH, "hidden": hidden, "dim": dim, "threads": 1, "blocks": blocks, "steps": steps}
+    return {"machine": machine, **settings, "rows": rows}
+
+
+def table(result: dict) -> str:
+    lines = [
+        "| step of 784-{hidden}-{dim}, batch {batch}, one thread | ms | of Adam | of fused Adam |".format(**result),
+        "|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        lines.append(f"| {row['variant']} | {row['ms']:.2f} | {row['ratio'][0]:.2f} | {row['ratio'][1]:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=15, help="alternations")
+    parser.add_argument("--steps", type=int, default=50, help="steps in a block")
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--dim", type=int, default=16)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "step.json")
+    parser.add_argument("--table", action="store_true", help="print the table of the last run and time nothing")
+    args = parser.parse_args()
+    if not args.table:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(measure(args.blocks, args.steps, args.dim, args.hidden), indent=1))
+    print(table(json.loads(args.out.read_text())))
 
 
 if __name__ == "__main__":

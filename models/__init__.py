@@ -22,8 +22,13 @@ from typing import Any
 TABLE: dict[str, tuple[str, str]] = {
     "gaussian-vae": ("gaussian_vae", "GaussianVAE"),
     "spherical-vae": ("spherical_vae", "SphericalVAE"),
+    "so3-vae": ("so3_vae", "SO3VAE"),
     "info-vae": ("info_vae", "InfoVAE"),
     "wasserstein-vae": ("wasserstein_vae", "WassersteinVAE"),
+    "manifold-vae": ("manifold_vae", "ManifoldVAE"),
+    "wasserstein-embedding": ("wasserstein_embedding", "WassersteinEmbedding"),
+    "gaussian-mixture-vae": ("gaussian_mixture_vae", "GaussianMixtureVAE"),
+    "mce-vae": ("mce_vae", "MCEVAE"),
 }
 
 

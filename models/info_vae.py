@@ -12,8 +12,8 @@ L is an objective, not a model, and goes with every model here whose latents bel
     fit(InfoVAE(shape), x, objective=InfoVAE_ELBO("mmd", alpha=1, lambda_=10))
     fit(SphericalVAE(shape), x, objective=InfoVAE_ELBO("energy", alpha=0.5, lambda_=10))
 
-This model is the one in which alpha matters most: a decoder with a scale of its own can do without z, and the ELBO lets it.
-The deterministic encoder at alpha = 1 is the Wasserstein auto-encoder, ``WassersteinVAE``.
+This model is the one in which alpha matters most: a decoder with a scale of its own can do without z, and the ELBO
+lets it. The deterministic encoder at alpha = 1 is the Wasserstein auto-encoder, ``WassersteinVAE``.
 
 References:
     [1] InfoVAE: Balancing Learning and Inference in Variational Autoencoders (Zhao, Song and Ermon, 2019)

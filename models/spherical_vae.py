@@ -28,6 +28,7 @@ from ppvae.nn import (
     Batched,
     BernoulliLikelihood,
     Likelihood,
+    PosteriorHead,
     VonMisesFisherHead,
     channels,
     records_options,
@@ -57,7 +58,7 @@ class SphericalVAE(nn.Module):
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
         likelihood: Likelihood | None = None,
-        head: nn.Module | None = None,
+        head: PosteriorHead | None = None,
     ):
         super().__init__()
         self.shape, self.dim = Size(shape), dim

@@ -11,8 +11,8 @@ compares the codes of a whole batch with the prior:
 
     fit(WassersteinVAE(shape), x, objective=InfoVAE_ELBO("mmd", alpha=1, lambda_=10))
 
-A normal likelihood of scale s makes the first term |x - f(g(x))|^2 / (2 s^2), the transport cost of [1], up to a constant. For
-codes on a sphere give ``SphericalVAE`` the head ``SphericalDeltaHead(dim)``.
+A normal likelihood of scale s makes the first term |x - f(g(x))|^2 / (2 s^2), the transport cost of [1], up to a
+constant. For codes on a sphere give ``SphericalVAE`` the head ``SphericalDeltaHead(dim)``.
 
 References:
     [1] Wasserstein Auto-Encoders (Tolstikhin et al., 2018)

@@ -63,10 +63,11 @@ def to_tensors(vae: VAE, data: Any, say: bool = False) -> tuple[Tensor, ...]:
             f"given: {type(vae).__name__} expected {len(expected)} arrays beside x, got {len(tensors) - 1}; {advice}"
         )
     for i, (constraint, tensor) in enumerate(zip(expected or (), tensors[1:], strict=False)):
-        inside = (constraint.check(tensor) & torch.isfinite(tensor)).reshape(len(tensor), -1).all(1)
         if tensor.dim() != constraint.event_dim + 1:
-            shape = f"(n,{' ...' * constraint.event_dim})"
-            raise ValueError(f"given[{i}]: expected shape {shape}, got {tuple(tensor.shape)}")
+            raise ValueError(
+                f"given[{i}]: expected shape (n,{' ...' * constraint.event_dim}), got {tuple(tensor.shape)}"
+            )
+        inside = constraint.check(tensor) & torch.isfinite(tensor).reshape(len(tensor), -1).all(1)
         if not inside.all():
             raise ValueError(
                 f"given[{i}]: expected {_words(constraint)}, got {_range(tensor)}, first in row {_first(inside)}"
@@ -81,7 +82,7 @@ def _tensor(name: str, array: Any) -> Tensor:
         if array.dtype.kind not in "fiub":
             raise ValueError(f"{name}: expected numbers, got an array of dtype {array.dtype}")
         # torch takes neither a foreign byte order nor negative strides, and warns of memory that it may not write.
-        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+        array = np.asarray(array, array.dtype.newbyteorder("="), order="C")
         return torch.as_tensor(array if array.flags.writeable else array.copy())
     if not isinstance(array, Tensor):
         raise ValueError(
@@ -113,7 +114,14 @@ def check_support(vae: VAE, data: tuple[Tensor, ...], chunk: int = 4096) -> None
 
     The law is that of the first datum: the support of a likelihood does not depend on the latent.
     """
-    with torch.no_grad(), evaluating(vae), own_store(), seeded(0):
+    finite = torch.isfinite(data[0]).reshape(data[0].shape[0], -1).all(1)
+    if not finite.all():
+        raise ValueError(
+            f"x: expected finite numbers, got {_range(data[0])}, first in row {_first(finite)}. Remove or impute these "
+            "rows."
+        )
+    # Pyro's own checks would speak of what the encoder makes of values that it cannot read.
+    with torch.no_grad(), evaluating(vae), own_store(), seeded(0), pyro.validation_enabled(False):
         guide_trace = poutine.trace(vae.guide).get_trace(*(t[:1] for t in data))
         model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*(t[:1] for t in data))
     if "x" not in model_trace or not model_trace.nodes["x"]["is_observed"]:
@@ -130,8 +138,7 @@ def check_support(vae: VAE, data: tuple[Tensor, ...], chunk: int = 4096) -> None
     likelihood = type(base).__name__
     for start in range(0, data[0].shape[0], chunk):
         x = data[0][start : start + chunk]
-        # torch's constraint on real numbers lets infinity pass.
-        inside = law.support.check(x) & torch.isfinite(x).reshape(x.shape[0], -1).all(1)
+        inside = law.support.check(x)
         if not inside.all():
             raise ValueError(
                 f"x: expected values in the support of the {likelihood} likelihood ({_words(base.support)}), got "
@@ -167,7 +174,7 @@ def _range(x: Tensor) -> str:
 def _words(support: Any) -> str:
     words = {
         "_Boolean": "0 or 1",
-        "_Real": "finite real numbers",
+        "_Real": "real numbers",
         "_IntegerGreaterThan": "counts 0, 1, 2, ...",
         "_GreaterThan": f"numbers above {getattr(support, 'lower_bound', 0)}",
         "_IntegerInterval": f"classes {getattr(support, 'lower_bound', 0)} to {getattr(support, 'upper_bound', 0)}",
@@ -183,12 +190,10 @@ def _scaling(x: Tensor) -> str:
 
 
 def _advice(likelihood: str, x: Tensor) -> str:
-    if not torch.isfinite(x).all():
-        return "Remove or impute these rows."
     if likelihood == "Bernoulli":
         scaling = "" if 0 <= x.min() and x.max() <= 1 else f"{_scaling(x)} Then "
         return (
-            f"{scaling}binarise grey values in [0, 1], e.g. by fit(..., transform=ppvae.transforms.DynamicBinarization()), "
+            f"{scaling}binarise grey values in [0, 1], e.g. fit(..., transform=ppvae.transforms.DynamicBinarization()) "
             "or choose a likelihood for them, e.g. likelihood=ppvae.nn.ContinuousBernoulliLikelihood()."
         )
     if likelihood == "ContinuousBernoulli":

@@ -51,7 +51,9 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ImportError("TensorBoard: expected the package tensorboard: pip install 'ppvae[tensorboard]'") from error
+            raise ImportError(
+                "TensorBoard: expected the package tensorboard: pip install 'ppvae[tensorboard]'"
+            ) from error
         self.make, self.folder = SummaryWriter, str(folder)
         self.writer: Any = None
 

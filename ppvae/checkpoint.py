@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ppvae.io import describe, read, write_tensors
 
@@ -73,7 +74,14 @@ class Checkpoint:
             raise ValueError(f"{self.path}: expected the parts {sorted(self.parts)}, got {sorted(header['states'])}")
         for name, part in self.parts.items():
             try:
-                part.load_state_dict(_decode(header["states"][name], tensors))
+                state = _decode(header["states"][name], tensors)
+                part.load_state_dict(state)
+                if isinstance(part, Optimizer):
+                    # Adam makes a float32 tensor of the number in which geoopt counts steps, and rounds otherwise then.
+                    parameters = [p for group in part.param_groups for p in group["params"]]
+                    for i, entries in state["state"].items():
+                        numbers = {k: v for k, v in entries.items() if not isinstance(v, Tensor)}
+                        part.state[parameters[i]].update(numbers)
             except (KeyError, TypeError, RuntimeError, ValueError) as error:
                 raise ValueError(f"{self.path}: its state of the {name} does not fit this run: {error}") from error
 
@@ -102,23 +110,27 @@ class Generators:
 
 def fingerprint(tensors: tuple[Tensor, ...]) -> list[str]:
     """Shape, dtype and checksum of arrays."""
+    contents = [t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data for t in tensors]
     return [
-        f"{tuple(t.shape)} {t.dtype} crc32 {zlib.crc32(t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data):08x}"
-        for t in tensors
+        f"{tuple(t.shape)} {t.dtype} crc32 {zlib.crc32(content):08x}"
+        for t, content in zip(tensors, contents, strict=True)
     ]
 
 
-def outline(thing: Any) -> str | None:
-    """Type and plain attributes of an object, by which a continued run is recognised as the same."""
-    if thing is None:
-        return None
-    name = getattr(thing, "__qualname__", type(thing).__qualname__)
-    fields = thing if isinstance(thing, dict) else getattr(thing, "__dict__", {})
-    return f"{name} {json.dumps(fields, default=_type)}"
-
-
-def _type(thing: Any) -> str:
-    return repr(thing.tolist()) if isinstance(thing, Tensor) and thing.numel() == 1 else type(thing).__qualname__
+def outline(thing: Any, depth: int = 4) -> Any:
+    """Type and plain attributes of an object as JSON, by which a continued run is recognised as the same."""
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return thing
+    if isinstance(thing, Tensor) and thing.numel() == 1:
+        return thing.item()
+    if isinstance(thing, (tuple, list)):
+        return [outline(value, depth - 1) for value in thing]
+    if isinstance(thing, dict):
+        return {str(name): outline(value, depth - 1) for name, value in thing.items()}
+    if hasattr(thing, "__qualname__"):  # a function or class
+        return thing.__qualname__
+    shallow = depth <= 0 or isinstance(thing, (Tensor, nn.Module))
+    return {"type": type(thing).__qualname__, **({} if shallow else outline(getattr(thing, "__dict__", {}), depth - 1))}
 
 
 def _short(value: Any) -> str:

@@ -164,8 +164,9 @@ def _digest(header: str, tensors: dict[str, Tensor]) -> str:
 def _option(value: Any) -> Any:
     """An option as JSON: plain values as they are, heads of ppvae.nn by name and options, other modules by class."""
     if isinstance(value, nn.Module):
-        if getattr(ppvae.nn, type(value).__name__, None) is type(value) and hasattr(value, "options"):
-            return {"head": type(value).__name__, "options": {k: _option(v) for k, v in value.options.items()}}
+        options: Any = getattr(value, "options", None)
+        if getattr(ppvae.nn, type(value).__name__, None) is type(value) and options is not None:
+            return {"head": type(value).__name__, "options": {k: _option(v) for k, v in options.items()}}
         return {"network": type(value).__name__}
     if isinstance(value, (tuple, list)):
         return [_option(v) for v in value]

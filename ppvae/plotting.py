@@ -26,6 +26,8 @@ from ppvae.manifolds import sphere
 try:
     from matplotlib import patheffects
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 except ImportError as error:
@@ -143,7 +145,7 @@ def principal_plot(points: np.ndarray, labels: np.ndarray | None) -> Figure:
 
 def _histogram(values: np.ndarray, labels: np.ndarray | None) -> Figure:
     figure, axes = _axes(6.2, 3.6)
-    edges = np.histogram_bin_edges(values, bins=min(60, max(10, len(values) // 20)))
+    edges = np.histogram_bin_edges(values, bins=min(60, max(10, len(values) // 20))).tolist()
     if labels is None or _continuous(labels):
         axes.hist(values, edges, color=COLORS[0])
         labels = None
@@ -196,11 +198,11 @@ def _torus(points: np.ndarray, labels: np.ndarray | None) -> Figure:
 
 def _hemispheres(points: np.ndarray, labels: np.ndarray | None) -> Figure:
     """The sphere seen from +z_1 and from -z_1 with z_3 up, in Lambert's projection: equal areas stay equal [2]."""
-    figure = _figure(8.6, 4.7)
+    figure = _figure(8.8, 4.3)
     panels = figure.subplots(1, 2)
     longitude, latitude = np.linspace(-90, 90, 181), np.linspace(-90, 90, 181)
     rim = np.linspace(0, 2 * np.pi, 361)
-    for axes, side, sign in zip(panels, (1.0, -1.0), "+−", strict=True):
+    for axes, side in zip(panels, (1.0, -1.0), strict=True):
         for degrees in range(-60, 90, 30):
             axes.plot(*_lambert(_point(longitude, degrees)).T, color=_LIGHT, linewidth=0.6, zorder=0)
             axes.plot(*_lambert(_point(degrees, latitude)).T, color=_LIGHT, linewidth=0.6, zorder=0)
@@ -241,7 +243,6 @@ def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> F
     panels = (("elbo", "ELBO"), ("reconstruction", "reconstruction  E log p(x | z)"), ("kl", "KL( q(z | x) ‖ p(z) )"))
     figure = _figure(10.2, 3.5)
     for axes, (key, title) in zip(figure.subplots(1, 3), panels, strict=True):
-        shown = []
         for i, (name, history) in enumerate(histories.items()):
             epoch, color = np.asarray(history["epoch"]), COLORS[i % len(COLORS)]
             valid = history.get(f"valid_{key}")
@@ -253,10 +254,8 @@ def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> F
                 label=f"{name}, training",
                 **(style | {"linestyle": (0, (3, 1.6))} if valid else style),
             )
-            shown += list(history[key])
             if valid:
                 axes.plot(epoch, valid, label=f"{name}, validation", **style)
-                shown += list(valid)
         _style(axes)
         axes.set(title=title, xlabel="epoch", ylabel="nats per datum")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -409,22 +408,29 @@ def _scatter(
         return
     here = labels if where is None else labels[where]
     if _continuous(labels):
-        artist = axes.scatter(*points.T, c=here, vmin=labels.min(), vmax=labels.max(), cmap="viridis", **style)
-        axes.figure.colorbar(artist, ax=axes, label="label", shrink=0.8)
+        low, high = labels.min(), labels.max()
+        axes.scatter(points[:, 0], points[:, 1], c=here, vmin=low, vmax=high, cmap="viridis", **style)
         return
+    names = names and len(np.unique(labels)) <= 20
     for i, name in enumerate(np.unique(labels)):
         chosen = points[here == name]
         axes.scatter(*chosen.T, color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)], **style)
         # A name at the middle of few points in one of two panels would say little.
         if names and len(chosen) >= max(3, 0.25 * (labels == name).sum()):
+            x, y = np.median(chosen, 0)
             axes.text(
-                *np.median(chosen, 0), str(name), color=_INK, fontsize=13, fontweight="bold",
+                x, y, str(name), color=_INK, fontsize=13, fontweight="bold",
                 ha="center", va="center", path_effects=[patheffects.withStroke(linewidth=3, foreground="white")],
             )  # fmt: skip
 
 
 def _legend(figure: Figure, labels: np.ndarray | None) -> None:
-    if labels is None or _continuous(labels):
+    """What the colours mean: classes and markers, a colour bar for a quantity, nothing for more than 20 classes."""
+    if labels is None:
+        return
+    if _continuous(labels):
+        scale = ScalarMappable(Normalize(labels.min(), labels.max()), "viridis")
+        figure.colorbar(scale, ax=figure.axes, label="label", shrink=0.8)
         return
     classes = np.unique(labels)
     if len(classes) > 20:

@@ -1,7 +1,8 @@
 r"""What a trained VAE is asked for: encode, generate, reconstruct, log-likelihood. One function each, for all models.
 
 They see a VAE only through its traces, run in eval mode without gradients, take and return numpy arrays (tensors for
-tensors), and leave the mode of the VAE, Pyro's parameter store and, where a seed is given, the random generators as they were.
+tensors), and leave the mode of the VAE, Pyro's parameter store and, where a seed is given, the random generators as
+they were.
 """
 
 import math
@@ -27,7 +28,7 @@ from ppvae.infer.iwae import log_weight_parts
 Array = Any  # numpy array, or tensor where x was one
 
 
-def encode(vae: VAE, x: Array, *given: Array, batch_size: int = 4096) -> Array | dict[str, Array]:
+def encode(vae: VAE, x: Array, *given: Array, batch_size: int = 4096) -> Any:
     """The centre of q(z | x) for each datum: deterministic, and on the latent's manifold.
 
     :param x: data of shape (n, *vae.shape); ``given`` is what the model is conditioned on.
@@ -114,7 +115,7 @@ class LogLikelihood:
 
     @cached_property
     def pareto_k(self) -> np.ndarray:
-        """Pareto k-hat of the weights, shape (n,): above 0.7 the guide is too narrow and the value is not to be trusted.
+        """Pareto k-hat of the weights, shape (n,): above 0.7 the guide is too narrow, and the value wrong.
 
         Source: Vehtari et al. (2024), https://www.jmlr.org/papers/v25/19-556.html
         """
@@ -129,16 +130,14 @@ class LogLikelihood:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the mean for the population the data are a sample of (the Monte Carlo error is within it)."""
-        return (
-            float(self.values.std(ddof=1) / math.sqrt(len(self.values))) if len(self.values) > 1 else math.nan
-        )
+        """Standard error of the mean for the population that the data are a sample of; Monte Carlo error included."""
+        return float(self.values.std(ddof=1) / math.sqrt(len(self.values))) if len(self.values) > 1 else math.nan
 
     def __str__(self) -> str:
         n, S = self.log_weights.shape
         return (
-            f"log p(x) = {self.mean:.3f} ± {self.standard_error:.3f} nats per datum ({n} data, {S} samples each; median "
-            f"Monte Carlo error {np.median(self.error):.3f}, median ESS {np.median(self.ess):.0f}, "
+            f"log p(x) = {self.mean:.3f} ± {self.standard_error:.3f} nats per datum ({n} data, {S} samples each; "
+            f"median Monte Carlo error {np.median(self.error):.3f}, median ESS {np.median(self.ess):.0f}, "
             f"Pareto k > 0.7 for {(self.pareto_k > 0.7).mean():.1%})"
         )
 

@@ -209,12 +209,10 @@ def _differences(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
             lines.append((f"{run.name} − {base.name}", "", "not measured on the same test data, so not compared"))
             continue
         mean, error = paired_difference(base_ll.values, ll.values)
-        better = run.name if mean > 0 else base.name
-        words = (
-            f"{better} gives the test data a higher likelihood"
-            if abs(mean) > 2 * error
-            else "within two standard errors of 0"
-        )
+        better, errors = run.name if mean > 0 else base.name, abs(mean) / error if error > 0 else math.inf
+        words = f"{better} gives the test data a higher likelihood, by {errors:.1f} standard errors"
+        if errors < 2:
+            words = f"no clear difference: {errors:.1f} standard errors from 0"
         lines.append((f"{run.name} − {base.name}", ("+" if mean > 0 else "") + plus_minus(mean, error), words))
     return lines
 

@@ -166,7 +166,7 @@ def fit(
         raise FileExistsError(f"{checkpoint} exists; continue it with resume=True, or choose another file")
 
     vae.to(device=device, dtype=dtype)
-    with own_store(), seeded(seed):
+    with own_store(), seeded(seed), pyro.validation_enabled(False):
         batches = _batches(vae, data, batch_size, transform, training=True, say=progress)
         held_out = None
         if validation is not None:
@@ -185,15 +185,20 @@ def fit(
                 "batch_size": batch_size,
                 "transform": outline(transform),
                 "objective": outline(objective),
-                "optimizer": f"{type(stepper).__qualname__} {groups}",
-                "scheduler": schedule and f"{type(schedule).__qualname__} {outline(schedule.state_dict())}",
+                "optimizer": {"type": type(stepper).__qualname__, "groups": outline(groups)},
+                "scheduler": schedule and {"type": type(schedule).__qualname__, **outline(schedule.state_dict())},
                 "clip_norm": clip_norm,
                 "warmup": warmup,
                 "patience": patience,
                 "seed": seed,
                 "dtype": str(home(vae)[1]),
             }
-            parts: dict[str, Any] = {"fit": result, "vae": vae, "optimizer": stepper, "generators": Generators(home(vae)[0])}
+            parts: dict[str, Any] = {
+                "fit": result,
+                "vae": vae,
+                "optimizer": stepper,
+                "generators": Generators(home(vae)[0]),
+            }
             if schedule is not None:
                 parts["scheduler"] = schedule
             saved = Checkpoint(checkpoint, vae, settings, parts)
@@ -260,7 +265,7 @@ def _train(
                 if epoch - 1 <= warmup:
                     done = epoch - 1 + i / max(steps, 1)
                     objective.kl_weight.copy_(full_weight * (min(1.0, done / warmup) if warmup else 1.0))
-                # Pyro's checks cost as much as its traces: they are made in the first step.
+                # Pyro's own checks cost as much as its traces: they are made in the first step only.
                 with pyro.validation_enabled(True) if epoch == first and i == 0 else nullcontext():
                     terms = objective.all_terms(vae.model, vae.guide, *batch)
                 loss = terms["loss"] / batch[0].shape[0]

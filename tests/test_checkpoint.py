@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ppvae.models import GaussianVAE
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, MultiStepLR, ReduceLROnPlateau, SequentialLR, StepLR
 
 import ppvae
 from ppvae.infer import IWAE_ELBO
 from ppvae.io import read
-from ppvae.models import GaussianVAE
 from ppvae.transforms import DynamicBinarization
 
 ROOT = Path(__file__).parents[1]
@@ -37,9 +37,9 @@ def make():
 def run(vae, file, **options):
     grey = np.random.default_rng(0).random((60, 1, 4, 4), dtype=np.float32)
     return ppvae.fit(
-        vae, grey[:40], validation=grey[40:], epochs=6, batch_size=16, transform=DynamicBinarization(), warmup=2, patience=50,
-        scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5), clip_norm=1.0, lr=0.01, seed=3, checkpoint=file,
-        progress=False, **options,
+        vae, grey[:40], validation=grey[40:], epochs=6, batch_size=16, transform=DynamicBinarization(), warmup=2,
+        patience=50, scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5), clip_norm=1.0, lr=0.01, seed=3,
+        checkpoint=file, progress=False, **options,
     )
 """
 
@@ -111,8 +111,7 @@ for moment, arrange in MOMENTS.items():
             os._exit(5)
         os._exit(0)
     status = os.waitpid(child, 0)[1]
-    expected = (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 5) if moment == "full disk" else os.WIFSIGNALED(status)
-    assert expected, f"{moment}: status {status}"
+    assert os.waitstatus_to_exitcode(status) == (5 if moment == "full disk" else -signal.SIGKILL), (moment, status)
 """
 )
 
@@ -142,7 +141,10 @@ def script():
 def test_a_killed_run_continues_to_the_numbers_of_an_uninterrupted_one(tmp_path, script):
     threads = torch.get_num_threads()
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", KILLED, str(ROOT), str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-W", "ignore", "-c", KILLED, str(ROOT), str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "could not be written" in done.stdout and "is unchanged" in done.stdout, done.stdout
@@ -188,7 +190,9 @@ SCHEDULERS = {
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
-@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop], ids=lambda o: o.__name__)
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop], ids=lambda o: o.__name__
+)
 def test_every_scheduler_and_optimizer_continues(tmp_path, scheduler, optimizer):
     def run(name, epochs, **options):
         torch.manual_seed(0)
@@ -295,7 +299,7 @@ def test_a_failed_write_leaves_the_last_checkpoint_and_no_litter(tmp_path, monke
         put(tensors, file, metadata)
 
     monkeypatch.setattr("ppvae.io.save_file", full)
-    with pytest.raises(OSError, match="could not be written.*No space left.*unchanged"):
+    with pytest.raises(OSError, match=r"could not be written.*No space left.*unchanged"):
         fit(tmp_path / "c", 5)
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["c"]

@@ -10,12 +10,12 @@ import geoopt
 import numpy as np
 import pytest
 import torch
+from ppvae.models import GaussianVAE, SphericalVAE
 from safetensors.torch import save_file
 from torch import nn
 
 import ppvae
 from ppvae import io
-from ppvae.models import GaussianVAE, SphericalVAE
 from ppvae.nn import (
     BernoulliLikelihood,
     CategoricalLikelihood,
@@ -64,7 +64,9 @@ def test_a_vae_comes_back_as_it_was(tmp_path, build):
     for name, tensor in vae.state_dict().items():
         assert torch.equal(tensor, back.state_dict()[name]) and tensor.dtype == back.state_dict()[name].dtype
     x = np.zeros((3, *vae.shape))
-    assert np.array_equal(ppvae.encode(vae, x, *[np.ones(3)] * len(vae.given)), ppvae.encode(back, x, *[np.ones(3)] * len(vae.given)))
+    assert np.array_equal(
+        ppvae.encode(vae, x, *[np.ones(3)] * len(vae.given)), ppvae.encode(back, x, *[np.ones(3)] * len(vae.given))
+    )
 
 
 def test_the_header_has_the_table_name_the_options_the_version_and_the_record(tmp_path):
@@ -84,7 +86,7 @@ def test_networks_of_ones_own_need_into(tmp_path):
 
     vae = build(0)
     ppvae.save(vae, tmp_path / "m")
-    with pytest.raises(ValueError, match="network of the user's own .Sequential.*into=vae"):
+    with pytest.raises(ValueError, match=r"network of the user's own .Sequential.*into=vae"):
         ppvae.load(tmp_path / "m")
     other = build(1)
     assert ppvae.load(tmp_path / "m", into=other) is other
@@ -136,7 +138,7 @@ def test_any_changed_byte_is_noticed(file):
         changed = bytearray(content)
         changed[place] ^= 1
         file.write_bytes(bytes(changed))
-        with pytest.raises(ValueError, match="damaged|truncated|not written by ppvae"):
+        with pytest.raises(ValueError, match=r"damaged|truncated|not written by ppvae"):
             ppvae.load(file)
 
 
@@ -205,7 +207,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(file, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(io, "save_file", full)
-    with pytest.raises(OSError, match="could not be written: .*No space left on device; the file that was there is unchanged"):
+    with pytest.raises(
+        OSError, match=r"could not be written: .*No space left on device; the file that was there is unchanged"
+    ):
         ppvae.save(make(1), file)
     assert file.read_bytes() == before
     assert os.listdir(file.parent) == [file.name]
@@ -262,7 +266,8 @@ def test_another_process_loads_the_same_model(tmp_path):
     code = (
         "import importlib.util, sys, numpy as np, ppvae\n"
         "if importlib.util.find_spec('ppvae.models') is None: ppvae.__path__.append(sys.argv[2])\n"
-        "np.save(sys.argv[1] + '/z.npy', ppvae.encode(ppvae.load(sys.argv[1] + '/m'), np.load(sys.argv[1] + '/x.npy')))\n"
+        "folder = sys.argv[1]\n"
+        "np.save(folder + '/z.npy', ppvae.encode(ppvae.load(folder + '/m'), np.load(folder + '/x.npy')))\n"
     )
     root = str(Path(__file__).parents[1])
     subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path), root], check=True, cwd=root)

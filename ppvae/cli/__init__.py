@@ -41,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"ppvae {ppvae.__version__}")
         else:
             COMMANDS[known(argv[0], COMMANDS, "command")][0](argv[1:])
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # of a reader such as head, who has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("PPVAE_DEBUG"):
@@ -180,9 +184,7 @@ def data(argv: Sequence[str]) -> None:
             sizes = ", ".join(f"{len(x):,} {part}" for part, x in parts.items() if x is not None)
             lines = [f"{sizes}; each of shape {found.shape}", found.source, f"licence: {found.licence}"]
         print(f"{name:18}" + f"\n{'':18}".join(lines) + "\n")
-    print(
-        "Data of your own: --data file.npy, an array (n, *shape), or file.npz with the key x, and labels if there are any"
-    )
+    print("Data of your own: --data FILE.npy, an array (n, *shape), or FILE.npz with the key x, and labels if any")
 
 
 def demo(argv: Sequence[str]) -> None:
@@ -210,7 +212,7 @@ def demo(argv: Sequence[str]) -> None:
     from ppvae.cli import runs
 
     name = options.data or _digits()
-    epochs, batch_size, hidden = (150, 64, "128,64") if name == "digits" else (10, 128, "256,128")
+    epochs, batch_size, hidden = (300, 64, "128,64") if name == "digits" else (10, 128, "256,128")
     epochs = options.epochs or epochs
     measured, shown, commands = {}, [], []
     for model, (title, dim) in dims.items():
@@ -280,5 +282,5 @@ def _overview() -> str:
 def _models() -> str:
     from ppvae import models
 
-    lines = [f"{name:20}{models.summary(name)}" for name in models.names()]
+    lines = [f"{name:24}{models.summary(name)}" for name in models.names()]
     return "\n".join([*lines, "", "The options of a model: ppvae fit MODEL --help"])

@@ -15,8 +15,12 @@ from typing import Any, Literal, Union, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
 
+#: Options of a model that name a class of ppvae.nn.
+HEADS = ("likelihood", "head")
+
 
 def command_parser(command: str, words: str, function: Callable) -> ArgumentParser:
+    """A parser without options for a command, described by the first paragraphs of a docstring."""
     return ArgumentParser(
         prog=f"ppvae {command}",
         usage=" ".join(["ppvae", command, *words.split(), "[options]"]),
@@ -67,8 +71,8 @@ def fit_parser(name: str) -> ArgumentParser:
     group.add_argument(
         "--test",
         type=int | None,
-        help="how many data to hold out for the test: the first of the set's test part; where this is smaller, or the data "
-        "are a file, the last of all data, after a tenth as many for validation",
+        help="how many data to hold out for the test: the first of the set's test part; where this is smaller, or the "
+        "data are a file, the last of all data, after a tenth as many for validation",
     )
     group.add_argument(
         "--maximum",
@@ -79,8 +83,8 @@ def fit_parser(name: str) -> ArgumentParser:
         "--binarize",
         type=Literal["none", "threshold", "dynamic"] | None,
         metavar="{none,threshold,dynamic}",
-        help="from intensities in [0, 1] to 0 and 1: at 1/2 (threshold), or at random, anew at each step (dynamic). Where not "
-        "given: dynamic for named images with a Bernoulli likelihood, else none",
+        help="from intensities in [0, 1] to 0 and 1: at 1/2 (threshold), or at random, anew at each step (dynamic). "
+        "Where not given: dynamic for named images with a Bernoulli likelihood, else none",
     )
     own = model_options(cls)
     taken = sorted(set(own) & ({action.dest for action in parser._actions} | set(fit_options())))
@@ -88,22 +92,24 @@ def fit_parser(name: str) -> ArgumentParser:
         raise ValueError(
             f"{name}: its options {', '.join(taken)} are also options of training or data; train it from Python"
         )
-    described, heads = _described(cls), _heads(cls)
+    described, heads = _described(cls), [option for option in own if option in HEADS]
     group = parser.add_argument_group(f"model: {name}")
     group.add_class_arguments(cls, as_group=False, skip=set(inspect.signature(cls).parameters) - set(own) | set(heads))
-    for option, classes in heads.items():
+    for option in heads:
+        classes = _classes(option)
         short = ", ".join(name.removesuffix(option.title()) for name in classes)
         group.add_argument(
             f"--{option}",
             type=Union[*classes.values(), None],
             metavar="NAME",
-            help=f"{described.get(option, '')} NAME is one of {short}; its options are --{option}.OPTION, see --{option}.help NAME",
+            help=f"{described.get(option, '')} NAME is one of {short}; its options are --{option}.OPTION, "
+            f"see --{option}.help NAME",
         )
     group = parser.add_argument_group("training")
     import ppvae.train
 
     everything = set(inspect.signature(ppvae.train.fit).parameters)
-    group.add_function_arguments(ppvae.train.fit, as_group=False, skip=everything - set(fit_options()) | {"device"})
+    group.add_function_arguments(ppvae.train.fit, as_group=False, skip={*everything - set(fit_options()), "device"})
     group.add_argument("--device", type=str | None, help="where to train, e.g. cuda; the CPU where not given")
     parser.set_defaults(seed=0)
     return parser
@@ -122,16 +128,12 @@ def model_options(cls: type) -> list[str]:
     return [name for name in inspect.signature(cls).parameters if name not in ("shape", "encoder", "decoder")]
 
 
-def _heads(cls: type) -> dict[str, dict[str, type]]:
-    """Option of a model -> the classes of :mod:`ppvae.nn` that it can be, by name: a ``likelihood`` is a ``...Likelihood``."""
+def _classes(option: str) -> dict[str, type]:
+    """The classes of :mod:`ppvae.nn` that an option can be, by name: a ``likelihood`` is a ``...Likelihood``."""
     import ppvae.nn
 
-    found = {name: getattr(ppvae.nn, name) for name in ppvae.nn.__all__}
-    return {
-        option: {name: c for name, c in found.items() if name.endswith(option.title()) and name != option.title()}
-        for option in inspect.signature(cls).parameters
-        if option in ("likelihood", "head")
-    }
+    names = [name for name in ppvae.nn.__all__ if name.endswith(option.title()) and name != option.title()]
+    return {name: getattr(ppvae.nn, name) for name in names}
 
 
 def _described(cls: type) -> dict[str, str]:
@@ -171,17 +173,11 @@ def _spelled(action: Any, value: str) -> str:
         return value
     if isinstance(action.default, (tuple, list)) and value[:1] not in ("[", "("):
         return f"[{value}]"
-    if action.dest in ("likelihood", "head") and re.fullmatch(r"(ppvae\.nn\.)?\w+", value):
-        import ppvae.nn
-
-        suffix = action.dest.title()
-        names = [n for n in ppvae.nn.__all__ if n.endswith(suffix) and n != suffix]
-        name = value.removeprefix("ppvae.nn.")
-        full = name if name in names else name + suffix
-        if full not in names:
-            short = [n.removesuffix(suffix) for n in names]
-            known(name, [*names, *short], action.dest, show=short)
-        return f"ppvae.nn.{full}"
+    if action.dest in HEADS and re.fullmatch(r"(ppvae\.nn\.)?\w+", value):
+        suffix, names = action.dest.title(), _classes(action.dest)
+        short = [name.removesuffix(suffix) for name in names]
+        name = known(value.removeprefix("ppvae.nn."), [*names, *short], action.dest, show=short)
+        return f"ppvae.nn.{name if name in names else name + suffix}"
     return value
 
 
@@ -240,13 +236,17 @@ def model_name(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, argv
 
 
-def known(name: str, names: Any, kind: str, show: Any = None) -> str:
+def known(name: str, names: Iterable[str], kind: str, show: Iterable[str] = ()) -> str:
+    """The name if it is one of ``names``, else an error with the nearest of them and all of ``show``.
+
+    :raises ValueError: if it is not.
+    """
     if name in names:
         return name
     near = difflib.get_close_matches(name.lower(), {n.lower(): n for n in names}, n=1)
     best = [n for n in names if n.lower() in near][:1]
     raise ValueError(
-        f"no {kind} {name!r}{f'; did you mean {best[0]}?' if best else ''} (there are {', '.join(show or names)})"
+        f"no {kind} {name!r}{f'; did you mean {best[0]}?' if best else ''} (there are {', '.join(list(show) or names)})"
     )
 
 

@@ -15,7 +15,7 @@ from ppvae import data
 from ppvae.data import DataSet, binarize, scale
 from ppvae.nn import BernoulliLikelihood
 
-#: All models are stopped by one draw of the validation data and tested on one draw of the test data, whatever their seed.
+#: All models are stopped by one draw of the validation data and tested on one of the test data, whatever their seed.
 VALIDATION_SEED, TEST_SEED = 1, 2
 
 
@@ -41,11 +41,11 @@ def open_data(name: str, test: int | None) -> DataSet:
     if test is None:
         return found
     if 0 < test <= len(found.test):
-        marks = None if found.test_labels is None else found.test_labels[:test]
-        return dataclasses.replace(found, test=found.test[:test], test_labels=marks)
+        first = None if found.test_labels is None else found.test_labels[:test]
+        return dataclasses.replace(found, test=found.test[:test], test_labels=first)
     parts = [part for part in ("train", "validation", "test") if getattr(found, part) is not None]
-    marks = [getattr(found, f"{part}_labels") for part in parts]
-    labels = None if any(part is None for part in marks) else np.concatenate(marks)
+    every = [getattr(found, f"{part}_labels") for part in parts]
+    labels = None if any(part is None for part in every) else np.concatenate(every)
     about = {field: getattr(found, field) for field in ("name", "licence", "source", "maximum", "label_names")}
     x = np.concatenate([getattr(found, part) for part in parts])
     return _split(x, labels, test, test // 10, "in the set's own order", about)
@@ -54,18 +54,18 @@ def open_data(name: str, test: int | None) -> DataSet:
 def _split(
     x: NDArray, labels: NDArray | None, test: int, validation: int, order: str, about: dict[str, Any]
 ) -> DataSet:
-    train = len(x) - test - max(1, validation)
+    validation = max(1, validation)
+    train = len(x) - test - validation
     if test < 1 or train < 1:
         raise ValueError(
             f"--test {test}: {about['name']} has {len(x)} data, some of which must be left to train on and to test"
         )
-    cuts = [train, len(x) - test]
-    arrays = dict(zip(("train", "validation", "test"), np.split(x, cuts), strict=True))
+    cuts = [train, train + validation]
+    about = about | dict(zip(("train", "validation", "test"), np.split(x, cuts), strict=True))
     if labels is not None:
         names = ("train_labels", "validation_labels", "test_labels")
-        arrays |= dict(zip(names, np.split(labels, cuts), strict=True))
-    split = f"{order}: first {train} train, next {max(1, validation)} validation, last {test} test"
-    return DataSet(**arrays, **about, split=split)
+        about = about | dict(zip(names, np.split(labels, cuts), strict=True))
+    return DataSet(**about, split=f"{order}: first {train} train, next {validation} validation, last {test} test")
 
 
 def _read(path: Path) -> tuple[NDArray, NDArray | None]:
@@ -102,8 +102,8 @@ def settle(source: DataSet, vae: Any, options: Namespace) -> tuple[float | None,
     if bernoulli and how == "none" and not np.isin(source.train, (0, maximum or 1)).all():
         other = "" if low < 0 else "--binarize dynamic, or --binarize threshold, or "
         raise ValueError(
-            f"the Bernoulli likelihood needs data of 0 and 1, and those of {options.data} run from {low:g} to {high:g}: "
-            f"add {other}--likelihood Normal"
+            f"the Bernoulli likelihood needs data of 0 and 1, and those of {options.data} run from {low:g} to "
+            f"{high:g}: add {other}--likelihood Normal"
         )
     return maximum, how
 
@@ -157,7 +157,7 @@ class Redrawn(Dataset):
 
 def prepare(source: DataSet, maximum: float | None, how: str, name: str) -> Prepared:
     """Scale and binarise, and say so."""
-    parts = {"train": source.train, "validation": source.validation, "test": source.test}
+    parts: dict[str, Any] = {"train": source.train, "validation": source.validation, "test": source.test}
     sizes = ", ".join(f"{len(x):,} {part}" for part, x in parts.items() if x is not None)
     said, words = [f"{name}: {sizes}; each of shape {source.shape}"], ""
     if maximum is not None:
@@ -172,8 +172,7 @@ def prepare(source: DataSet, maximum: float | None, how: str, name: str) -> Prep
             held = parts[part]
             parts[part] = None if held is None else binarize(held, seed)
         said.append(
-            "  and binarised at random, pixel ~ Bernoulli(value): for training anew at every step, for validation and test once\n"
-            "  (--binarize dynamic)"
+            "  and binarised at random, pixel ~ Bernoulli(value), for training anew at every step (--binarize dynamic)"
         )
         words = f", binarised at random with seed {TEST_SEED}"
     return Prepared(

@@ -176,10 +176,11 @@ def _measured(file: Path) -> Measured | None:
         return None
     content = json.loads(file.read_text(encoding="utf-8"))
     try:
-        values = {field.name: content[field.name] for field in fields(Measured)}
+        values: dict[str, Any] = {field.name: content[field.name] for field in fields(Measured)}
     except KeyError as error:
         raise ValueError(f"{file}: has no {error}; write it again by: ppvae evaluate {file.parent}") from None
-    return Measured(**{name: np.asarray(v) if isinstance(v, list) else v for name, v in values.items()})
+    arrays = {name: np.asarray(value) for name, value in values.items() if isinstance(value, list)}
+    return Measured(**values | arrays)
 
 
 def load(run: Path) -> tuple[Any, dict[str, Any]]:

@@ -6,7 +6,9 @@ from pyro.distributions import Categorical, Delta, Independent
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions import Independent as TorchIndependent
+from torch.distributions import Normal
 
+from ppvae.distributions.gaussian_mixture import GaussianMixture
 from ppvae.distributions.power_spherical import PowerSpherical
 from ppvae.distributions.von_mises_fisher import VonMisesFisher
 
@@ -19,7 +21,7 @@ def center(law: Distribution) -> Tensor:
     :raises ValueError: if the law has no centre (a uniform law on a closed manifold).
     """
     mean = law.mean
-    if not law.support.check(mean).all():
+    if law.support is not None and not law.support.check(mean).all():
         raise ValueError(
             f"{type(law).__name__}: its mean lies outside its support; register a centre with center.register"
         )
@@ -40,6 +42,12 @@ def _(law: Categorical) -> Tensor:
 @center.register(Delta)
 def _(law: Delta) -> Tensor:
     return law.v
+
+
+@center.register(Normal)
+@center.register(GaussianMixture)
+def _(law: Normal | GaussianMixture) -> Tensor:
+    return law.mean
 
 
 @center.register(VonMisesFisher)

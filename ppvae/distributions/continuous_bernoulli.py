@@ -11,6 +11,8 @@ References:
         (Loaiza-Ganem and Cunningham, 2019), https://arxiv.org/abs/1907.06845
 """
 
+from typing import Any
+
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
@@ -18,9 +20,9 @@ from torch.distributions.utils import broadcast_all
 
 __all__ = ["ContinuousBernoulli"]
 
-# log(sinh t / t) = sum_n c_n t^2n: five terms leave 1e-14 for t < 1/4 (the series converges for t < pi).
+# log(sinh t / t) = sum_n c_n t^2n, which converges for |t| < pi: six terms leave 1e-16 for |t| < 1/4.
 SWITCH = 0.25
-SERIES = (1 / 6, -1 / 180, 1 / 2835, -1 / 37800, 1 / 467775)
+SERIES = (1 / 6, -1 / 180, 1 / 2835, -1 / 37800, 1 / 467775, -691 / 3831077250)
 
 
 def _log_sinhc(t: Tensor) -> Tensor:
@@ -35,8 +37,8 @@ def _log_sinhc(t: Tensor) -> Tensor:
 
 
 def _langevin(t: Tensor) -> Tensor:
-    """coth t - 1/t, the derivative of log(sinh t / t), for t >= 0."""
-    small = t < SWITCH
+    """coth t - 1/t, the derivative of log(sinh t / t)."""
+    small = t.abs() < SWITCH
     square = torch.where(small, t, 0.0).square()
     series = torch.zeros_like(t)
     for n, c in reversed(list(enumerate(SERIES, 1))):
@@ -61,7 +63,7 @@ class ContinuousBernoulli(TorchDistribution):
         (self.logits,) = broadcast_all(logits)
         super().__init__(self.logits.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Size, _instance: "ContinuousBernoulli | None" = None) -> "ContinuousBernoulli":
+    def expand(self, batch_shape: Any, _instance: "ContinuousBernoulli | None" = None) -> "ContinuousBernoulli":
         new = self._get_checked_instance(ContinuousBernoulli, _instance)
         new.logits = self.logits.expand(batch_shape)
         super(ContinuousBernoulli, new).__init__(Size(batch_shape), validate_args=False)
@@ -74,20 +76,22 @@ class ContinuousBernoulli(TorchDistribution):
             self._validate_sample(value)
         return self.logits * (value - 0.5) - _log_sinhc(self.logits.abs() / 2)
 
-    def rsample(self, sample_shape: Size = Size()) -> Tensor:
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:
         """Draws by the inverse of the distribution function; the gradient is pathwise."""
-        u = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
+        # in (0, 1], so that no logarithm is of 0 where exp(-h) underflows
+        u = 1 - torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
         h = self.logits.abs()
-        small = h < 1e-3  # where log(...)/h loses more digits than the next term, h^2 u (1 - u) / 12, is worth
-        h_large = torch.where(small, 1.0, h)
-        x = 1 + torch.log(u + (1 - u) * (-h_large).exp()) / h_large
-        x = torch.where(small, u + h * u * (1 - u) / 2, x).clamp(0, 1)  # rounding can pass the ends by 1 ulp
-        return torch.where(self.logits < 0, 1 - x, x)
+        small = h < 1e-3  # where log(...)/h loses more digits than the next term, of order h^2 / 12, is worth
+        h = torch.where(small, 1.0, h)
+        x = 1 + torch.log(u + (1 - u) * (-h).exp()) / h
+        x = torch.where(self.logits < 0, 1 - x, x)
+        x = torch.where(small, u + self.logits * u * (1 - u) / 2, x)
+        return x.clamp(0, 1)  # which rounding can leave by an ulp
 
     @property
     def mean(self) -> Tensor:
         """1/2 + (coth(h/2) - 2/h) / 2."""
-        return 0.5 + self.logits.sign() * _langevin(self.logits.abs() / 2) / 2
+        return 0.5 + _langevin(self.logits / 2) / 2
 
     @property
     def variance(self) -> Tensor:

@@ -17,9 +17,13 @@ if TYPE_CHECKING:
         sliced_wasserstein,
     )
     from ppvae.infer.elbo import ELBO, TensorELBO
+    from ppvae.infer.enumerated import EnumeratedELBO
     from ppvae.infer.handlers import CenterMessenger, PriorMessenger
     from ppvae.infer.info_vae import InfoVAE_ELBO
+    from ppvae.infer.invariance import Invariance
     from ppvae.infer.iwae import IWAE_ELBO
+    from ppvae.infer.labels import LabelTerm
+    from ppvae.infer.regularized import Regularized
 
 __all__ = [
     "ELBO",
@@ -27,11 +31,15 @@ __all__ = [
     "Beta_ELBO",
     "Capacity_ELBO",
     "CenterMessenger",
+    "EnumeratedELBO",
     "FreeBits_ELBO",
     "InfoVAE_ELBO",
+    "Invariance",
     "InverseMultiquadric",
+    "LabelTerm",
     "Laplace",
     "PriorMessenger",
+    "Regularized",
     "SquaredExponential",
     "TensorELBO",
     "energy_distance",
@@ -50,9 +58,13 @@ _FILES = {
         "sliced_wasserstein",
     ),
     "elbo": ("ELBO", "TensorELBO"),
+    "enumerated": ("EnumeratedELBO",),
     "handlers": ("CenterMessenger", "PriorMessenger"),
     "info_vae": ("InfoVAE_ELBO",),
+    "invariance": ("Invariance",),
     "iwae": ("IWAE_ELBO",),
+    "labels": ("LabelTerm",),
+    "regularized": ("Regularized",),
 }
 
 

@@ -69,7 +69,9 @@ class Capacity_ELBO(TensorELBO):
     Source: Burgess et al. (2018), https://arxiv.org/abs/1804.03599
     """
 
-    def __init__(self, capacity: float = 25.0, gamma: float = 1000.0, num_particles: int = 1, max_plate_nesting: int = 1):
+    def __init__(
+        self, capacity: float = 25.0, gamma: float = 1000.0, num_particles: int = 1, max_plate_nesting: int = 1
+    ):
         super().__init__(num_particles, max_plate_nesting)
         for name, value in (("capacity", capacity), ("gamma", gamma)):
             if not value >= 0:
@@ -91,9 +93,10 @@ class FreeBits_ELBO(TensorELBO):
         L = \sum_i E \log p(x_i \mid z_i) - w \, N \sum_j \max \Bigl( \lambda, \frac1N \sum_i KL_j(x_i) \Bigr),
         \qquad w = \texttt{kl\_weight}
 
-    with j over the latent sites and the mean over the batch, as in the source. Below lambda a site's KL has no gradient.
+    with j over the latent sites and the mean over the batch, as in the source. Below lambda a site's KL has no
+    gradient.
 
-    :param lambda\_: free nats per datum and site, at least 0; 0 is the ELBO.
+    :param lambda_: free nats per datum and site, at least 0; 0 is the ELBO.
     :param num_particles: samples of the guide for each datum.
     :raises ValueError: if lambda is negative.
 

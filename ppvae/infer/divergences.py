@@ -5,8 +5,8 @@ r"""Divergences D(p, q) between two laws, from a sample of each: none needs a de
     \mathrm{energy} &= 2 E |z - w| - E |z - z'| - E |w - w'|, \\
     \mathrm{SW}_2^2 &= E_\theta W_2^2(\theta \cdot z, \theta \cdot w), \qquad \theta \sim \mathrm{Uniform}(S^{d-1})
 
-with :math:`z, z' \sim p` and :math:`w, w' \sim q` independent. Points are compared in the coordinates of the space around
-the manifold, which is the chordal distance on a sphere or a torus and the Frobenius distance on SO(3), or by
+with :math:`z, z' \sim p` and :math:`w, w' \sim q` independent. Points are compared in the coordinates of the space
+around the manifold, which is the chordal distance on a sphere or a torus and the Frobenius distance on SO(3), or by
 ``distance``, e.g. ``Sphere().dist`` for the geodesic one.
 
 The sums over pairs run in blocks that the backward pass computes anew, so memory is linear in the sizes of the samples.
@@ -42,8 +42,8 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 #: k as a function of the distances d, of any shape, between points of the given number of coordinates.
 Kernel = Callable[[Tensor, int], Tensor]
 
-#: Numbers that one block of pairs holds, 64 MiB in float32. glibc gives such blocks back to the system when they are freed;
-#: of smaller ones it keeps gigabytes between the objects that outlive them.
+#: Numbers that one block of pairs holds, 64 MiB in float32. glibc gives such blocks back to the system when they are
+#: freed; of smaller ones it keeps gigabytes between the objects that outlive them.
 BLOCK = 2**24
 
 
@@ -98,46 +98,57 @@ def _scale(scale: float | None, coordinates: int) -> float:
 
 
 def mmd(
-    p: Tensor, q: Tensor, kernel: Kernel | None = None, distance: Distance | None = None, unbiased: bool = True
+    p: Tensor,
+    q: Tensor,
+    kernel: Kernel | None = None,
+    distance: Distance | None = None,
+    unbiased: bool = True,
+    paired: bool = False,
 ) -> Tensor:
     r"""Squared maximum mean discrepancy of two laws, from samples.
 
     .. math::
         \mathrm{MMD}^2 = E k(z, z') + E k(w, w') - 2 E k(z, w)
 
-    Zero exactly for equal laws, with each kernel of this module.
+    Zero for equal laws alone, with each kernel of this module.
 
     :param p: sample of shape (n, *event).
     :param q: sample of shape (m, *event).
-    :param kernel: k; where None, :class:`SquaredExponential` for the Euclidean distance and :class:`Laplace` for another.
+    :param kernel: k; where None, :class:`SquaredExponential` for the Euclidean distance and :class:`Laplace` for
+        another.
     :param distance: distance of points (..., \*event); Euclidean in their coordinates where None.
-    :param unbiased: the U-statistic, whose mean is the MMD² and which can be negative; else the V-statistic, never negative,
-        whose mean is above it by (E k(z, z) - E k(z, z')) / n and the like for q.
+    :param unbiased: the U-statistic, whose mean is the MMD² and which can be negative; else the V-statistic, never
+        negative, whose mean is above it by (E k(z, z) - E k(z, z')) / n and the like for q.
+    :param paired: whether points i of p and of q go together, say were drawn given one label, and are independent of
+        the others alone; the U-statistic then leaves these n pairs out of E k(z, w).
     :raises ValueError: if the samples are not comparable or too small, or the kernel is none for this distance: on the
-        geodesic distance of a curved space a function of its square has no mean embedding, and the MMD² can be negative [5].
+        geodesic distance of a curved space a function of its square has no mean embedding, and the MMD² can be
+        negative [5].
 
     Source: Gretton et al. (2012), https://jmlr.org/papers/v13/gretton12a.html
     """
     kernel = kernel or (SquaredExponential() if distance is None else Laplace())
     if distance is not None and isinstance(kernel, SquaredExponential | InverseMultiquadric):
         raise ValueError(
-            f"{type(kernel).__name__} is positive definite for Euclidean and chordal distances alone; leave distance out for "
-            "the chordal one, or take kernel=Laplace()"
+            f"{type(kernel).__name__} is positive definite for Euclidean and chordal distances alone; leave distance "
+            "out for the chordal one, or take kernel=Laplace()"
         )
     coordinates = p[0].numel() if p.dim() and p.shape[0] else 0
-    within_p, within_q, between = _pair_means(lambda d: kernel(d, coordinates), p, q, distance, unbiased)
+    within_p, within_q, between = _pair_means(lambda d: kernel(d, coordinates), p, q, distance, unbiased, paired)
     return within_p + within_q - 2 * between
 
 
-def energy_distance(p: Tensor, q: Tensor, distance: Distance | None = None, unbiased: bool = True) -> Tensor:
+def energy_distance(
+    p: Tensor, q: Tensor, distance: Distance | None = None, unbiased: bool = True, paired: bool = False
+) -> Tensor:
     r"""Energy distance of two laws, from samples.
 
     .. math::
         D = 2 E |z - w| - E |z - z'| - E |w - w'|
 
-    Zero exactly for equal laws where the distance is Euclidean, chordal, or hyperbolic. The geodesic distance of a sphere
-    does not see everything: as d(x, y) + d(x, -y) = pi, any two laws that are symmetric under z -> -z have D = 0 [7]. That of
-    SO(3) is not of negative type, and D can be negative. Both are well served by the default.
+    Zero for equal laws alone where the distance is Euclidean, chordal, or hyperbolic. The geodesic distance of a
+    sphere does not see everything: as d(x, y) + d(x, -y) = pi, any two laws that are symmetric under z -> -z have D =
+    0 [7]. That of SO(3) is not of negative type, and D can be negative. Both are well served by the default.
 
     The gradient of |z - w| at z = w is the subgradient 0, so that equal points do no harm.
 
@@ -145,11 +156,12 @@ def energy_distance(p: Tensor, q: Tensor, distance: Distance | None = None, unbi
     :param q: sample of shape (m, *event).
     :param distance: distance of points (..., \*event); Euclidean in their coordinates where None.
     :param unbiased: the U-statistic, whose mean is D and which can be negative; else the V-statistic, never negative.
+    :param paired: whether points i of p and of q go together, as in :func:`mmd`.
     :raises ValueError: if the samples are not comparable or too small.
 
     Source: Bellemare et al. (2017), https://arxiv.org/abs/1705.10743
     """
-    within_p, within_q, between = _pair_means(lambda d: d, p, q, distance, unbiased)
+    within_p, within_q, between = _pair_means(lambda d: d, p, q, distance, unbiased, paired)
     return 2 * between - within_p - within_q
 
 
@@ -159,7 +171,8 @@ def sliced_wasserstein(p: Tensor, q: Tensor, projections: int = 64) -> Tensor:
     .. math::
         \mathrm{SW}_2^2 = E_\theta \frac1n \sum_i \left( (\theta \cdot z)_{(i)} - (\theta \cdot w)_{(i)} \right)^2
 
-    with order statistics (i). Its mean is positive for equal laws too, and falls with n. N(0, I) and N(m, I) on R^d have
+    with order statistics (i). Its mean is positive for equal laws too, and falls with n. N(0, I) and N(m, I) on R^d
+    have
     :math:`|m|^2 / d`.
 
     :param p: sample of shape (n, *event).
@@ -188,21 +201,24 @@ def names() -> list[str]:
 
 
 def find(name: str, support: constraints.Constraint, event_shape: Size) -> Divergence:
-    """The divergence ``name`` for points of ``event_shape`` in ``support``.
+    """The divergence ``name`` between two samples, the points i of which belong to one datum.
 
-    The scale of a kernel is half the mean squared distance of two draws of the usual prior: the number of coordinates on
-    R^d with N(0, I), the number of unit vectors of a point with a uniform law (1 on a sphere, 3 on SO(3), n on an n-torus).
+    The scale of a kernel is half the mean squared distance of two draws of the usual prior: the number of coordinates
+    on R^d with N(0, I), the number of unit vectors of a point with a uniform law (1 on a sphere, 3 on SO(3), n on
+    T^n).
 
     :param name: one of :func:`names`.
+    :param support: where the points lie.
+    :param event_shape: shape of a point.
     :raises ValueError: if no divergence has this name.
     """
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     scale = max(1, (event_shape if support is constraints.real else event_shape[:-1]).numel())
     table: dict[str, Divergence] = {
-        "mmd": partial(mmd, kernel=SquaredExponential(scale)),
-        "mmd-imq": partial(mmd, kernel=InverseMultiquadric(scale)),
-        "energy": energy_distance,
+        "mmd": partial(mmd, kernel=SquaredExponential(scale), paired=True),
+        "mmd-imq": partial(mmd, kernel=InverseMultiquadric(scale), paired=True),
+        "energy": partial(energy_distance, paired=True),
         "sliced-wasserstein": sliced_wasserstein,
     }
     if name not in table:
@@ -211,19 +227,24 @@ def find(name: str, support: constraints.Constraint, event_shape: Size) -> Diver
 
 
 def _pair_means(
-    f: Callable[[Tensor], Tensor], p: Tensor, q: Tensor, distance: Distance | None, unbiased: bool
+    f: Callable[[Tensor], Tensor], p: Tensor, q: Tensor, distance: Distance | None, unbiased: bool, paired: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """E f(d(z, z')), E f(d(w, w')) and E f(d(z, w))."""
     _check(p, q, 2 if unbiased else 1)
+    if paired and not (unbiased and p.shape[0] == q.shape[0]):
+        raise ValueError(
+            f"paired: expected a U-statistic of samples of equal size, got unbiased={unbiased} and {p.shape[0]} and "
+            f"{q.shape[0]} points"
+        )
 
-    def within(z: Tensor) -> Tensor:
-        n, total = z.shape[0], _pair_sum(f, z, z, distance)
-        if not unbiased:
-            return total / n**2
-        diagonal = f(z.new_zeros(n) if distance is None else distance(z, z))
-        return (total - diagonal.sum()) / (n * (n - 1))
+    def mean(z: Tensor, w: Tensor, distinct: bool) -> Tensor:
+        total, n, m = _pair_sum(f, z, w, distance), z.shape[0], w.shape[0]
+        if not distinct:
+            return total / (n * m)
+        diagonal = distance(z, w) if distance else (z - w).reshape(n, -1).norm(dim=-1)
+        return (total - f(diagonal).sum()) / (n * (n - 1))
 
-    return within(p), within(q), _pair_sum(f, p, q, distance) / (p.shape[0] * q.shape[0])
+    return mean(p, p, unbiased), mean(q, q, unbiased), mean(p, q, paired)
 
 
 def _pair_sum(f: Callable[[Tensor], Tensor], z: Tensor, w: Tensor, distance: Distance | None) -> Tensor:
@@ -234,14 +255,15 @@ def _pair_sum(f: Callable[[Tensor], Tensor], z: Tensor, w: Tensor, distance: Dis
         d = torch.cdist(z.flatten(1), w.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
         return f(d).sum()
 
-    if distance is None:
-        z, w = z.reshape(z.shape[0], -1), w.reshape(w.shape[0], -1)
     numbers = 1 if distance is None else z[0].numel()  # a distance given holds the coordinates of all pairs
     side = max(1, int((BLOCK / numbers) ** 0.5))
     if z.shape[0] * w.shape[0] * numbers <= BLOCK:
         return block(z, w)
-    pairs = product(z.split(side), w.split(side))
-    sums = [checkpoint(block, a, b, use_reentrant=False, preserve_rng_state=False) for a, b in pairs]
+    sums = [
+        (1 if i == j or z is not w else 2) * checkpoint(block, a, b, use_reentrant=False, preserve_rng_state=False)
+        for (i, a), (j, b) in product(enumerate(z.split(side)), enumerate(w.split(side)))
+        if i <= j or z is not w  # a distance is symmetric
+    ]
     return torch.stack(sums).sum()
 
 
@@ -253,6 +275,6 @@ def _check(p: Tensor, q: Tensor, least: int) -> None:
         )
     if min(p.shape[0], q.shape[0]) < least:
         raise ValueError(
-            f"expected at least {least} points in each sample{' for a U-statistic' if least > 1 else ''}, got {p.shape[0]} "
-            f"and {q.shape[0]}"
+            f"expected at least {least} points in each sample{' for a U-statistic' if least > 1 else ''}, got "
+            f"{p.shape[0]} and {q.shape[0]}"
         )

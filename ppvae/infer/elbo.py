@@ -27,7 +27,7 @@ from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 from torch.distributions.kl import kl_divergence
 
-Site = dict[str, Any]
+Site = Any  # a sample site: Pyro's Message, whose optional entries are all there once it is in a trace
 
 
 class TensorELBO(PyroELBO):
@@ -71,10 +71,10 @@ class TensorELBO(PyroELBO):
                     check_site_shape(site, self.max_plate_nesting)
         if torch.is_grad_enabled():
             for site in latents(guide_trace):
-                if not site["fn"].has_rsample:
+                if not site["fn"].has_rsample and site["infer"].get("_enumerate_dim") is None:
                     raise ValueError(
                         f"site {site['name']!r}: {type(site['fn']).__name__} has no pathwise gradient, which "
-                        f"{type(self).__name__} needs; use a law with rsample, or Pyro's Trace_ELBO or TraceEnum_ELBO"
+                        f"{type(self).__name__} needs; use a law with rsample, EnumeratedELBO, or Pyro's Trace_ELBO"
                     )
         return model_trace, guide_trace
 
@@ -136,11 +136,11 @@ def kl_terms(model_trace: Trace, guide_trace: Trace, skip: Collection[str] = ())
     for name in names:
         if name in skip:
             continue
-        q = guide_trace.nodes[name]
+        q: Site = guide_trace.nodes[name]
         if name not in model_trace:  # an auxiliary variable of the guide
             terms[name] = log_prob(guide_trace, q)
             continue
-        p = model_trace.nodes[name]
+        p: Site = model_trace.nodes[name]
         try:
             if not (same_order and same(p["scale"], q["scale"]) and p["mask"] is q["mask"]):
                 raise NotImplementedError

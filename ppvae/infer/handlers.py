@@ -46,7 +46,7 @@ class PriorMessenger(Messenger):
         self.sites: dict[str, Any] = {}
         return super().__enter__()
 
-    def __exit__(self, kind: Any, value: Any, traceback: Any) -> bool:
+    def __exit__(self, kind: Any, value: Any, traceback: Any) -> Any:
         super().__exit__(kind, value, traceback)
         return kind is self._Drawn
 

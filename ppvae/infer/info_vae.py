@@ -7,8 +7,8 @@ r"""InfoVAE: a weight for the KL, and a divergence between the aggregate posteri
     alpha = 1               no KL, so that z may keep all it knows of x; with a deterministic encoder the
                             Wasserstein auto-encoder [2], with D = MMD the MMD-VAE
 
-The KL compares the posterior of each datum with the prior, and pays for information in z; D compares the posteriors of all
-data together with the prior, and pays only for samples of the model that no datum looks like.
+The KL compares the posterior of each datum with the prior, and pays for information in z; D compares the posteriors
+of all data together with the prior, and pays only for samples of the model that no datum looks like.
 
 References:
     [1] InfoVAE: Balancing Learning and Inference in Variational Autoencoders (Zhao, Song and Ermon, 2019)
@@ -47,20 +47,22 @@ class InfoVAE_ELBO(TensorELBO):
         L = \sum_i E \log p(x_i \mid z_i) - w \Bigl( (1 - \alpha) \sum_i KL(q(z \mid x_i) \| p(z))
             + (\alpha + \lambda - 1) \, N \, D(q(z) \| p(z)) \Bigr), \qquad w = \texttt{kl\_weight}
 
-    D is estimated from the batch: the guide's draws against as many from the prior, drawn jointly from the model, so that
-    a prior that depends on labels or on other latents is right. It is a divergence of laws, not a sum over data, and
-    enters times the number N of data that the loss sums over. Of several particles each is a sample of the aggregate
-    posterior by itself, and D is the mean over them: draws that share a datum are not independent, and are never paired.
-    Of several latents each has its own D, between marginals.
+    D is estimated from the batch: the guide's draws against as many from the prior, drawn jointly from the model, so
+    that a prior that depends on labels or on other latents is right. It is a divergence of laws, not a sum over data,
+    and enters times the number N of data that the loss sums over. Of several particles each is a sample of the
+    aggregate posterior by itself, and D is the mean over them: draws that share a datum are not independent, and are
+    never paired. Of several latents each has its own D, between marginals.
 
-    :param divergences: ``"mmd"``, ``"mmd-imq"``, ``"energy"``, ``"sliced-wasserstein"``, a function of a sample of the prior and one of
-        the posterior, both (n, \*event), e.g. ``partial(energy_distance, distance=Sphere().dist)``, or a mapping from the names
-        of latents to either; a latent that the mapping leaves out keeps its KL at weight 1.
+    :param divergences: ``"mmd"``, ``"mmd-imq"``, ``"energy"`` or ``"sliced-wasserstein"``; or a function of a sample
+        of the prior and one of the posterior, both (n, \*event), whose points i belong to one datum, e.g.
+        ``partial(energy_distance, distance=Sphere().dist, paired=True)``; or a mapping from the names of latents to
+        either, in which a latent left out keeps its KL at weight 1.
     :param alpha: at most 1; at 1 no KL is taken and log q never evaluated, and the history shows it as NaN.
-    :param lambda\_: weight of the divergence where alpha is 0, with alpha + lambda - 1 >= 0.
+    :param lambda_: weight of the divergence where alpha is 0, with alpha + lambda - 1 >= 0.
     :param num_particles: samples of the guide for each datum.
-    :raises ValueError: if a weight would be negative, so that a divergence is maximised; in training, if D makes no sense
-        at a site: a discrete or masked latent, one outside the data plate or in further plates, or a batch of one datum.
+    :raises ValueError: if a weight would be negative, so that a divergence is maximised; in training, if D makes no
+        sense at a site: a discrete or masked latent, one outside the data plate or in further plates, or a batch of
+        one datum.
 
     The terms ``divergence_<site>`` of the history are N D summed over batches, hence D per datum.
 
@@ -77,29 +79,34 @@ class InfoVAE_ELBO(TensorELBO):
     ):
         super().__init__(num_particles, max_plate_nesting)
         if not alpha <= 1:
-            raise ValueError(f"alpha: expected at most 1, got {alpha}: the weight 1 - alpha of the KL would be negative")
+            raise ValueError(
+                f"alpha: expected at most 1, got {alpha}: the weight 1 - alpha of the KL would be negative"
+            )
         if not alpha + lambda_ - 1 >= 0:
             raise ValueError(
-                f"expected alpha + lambda - 1 >= 0, got {alpha} + {lambda_} - 1 = {alpha + lambda_ - 1:g}: the divergence would be "
-                "maximised; alpha = 0, lambda = 1 is the ELBO"
+                f"expected alpha + lambda - 1 >= 0, got {alpha} + {lambda_} - 1 = {alpha + lambda_ - 1:g}: the "
+                "divergence would be maximised; alpha = 0, lambda = 1 is the ELBO"
             )
         for divergence in divergences.values() if isinstance(divergences, Mapping) else (divergences,):
             if not callable(divergence) and divergence not in names():
                 raise ValueError(
-                    f"divergences: expected one of {', '.join(names())}, a function, or a mapping from latents to either, "
-                    f"got {divergence!r}"
+                    f"divergences: expected one of {', '.join(names())}, a function, or a mapping from latents to "
+                    f"either, got {divergence!r}"
                 )
         self.divergences, self.alpha, self.lambda_ = divergences, alpha, lambda_
 
     def traces(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
-        """Traces of guide and model; each latent of the model's also holds a joint draw from the prior, ``"prior_value"``."""
+        """Traces of guide and model; each latent of the model's also holds a joint draw from the prior,
+        ``"prior_value"``.
+        """
         model_trace, guide_trace = super().traces(model, guide, *args, **kwargs)
         if self.alpha + self.lambda_ > 1:
             drawn = [site["name"] for site in latents(model_trace)]
             with PriorMessenger(drawn, model_trace) as prior:
                 self._vectorized_num_particles(model)(*args, **kwargs)
             for name, site in prior.sites.items():
-                model_trace.nodes[name]["prior_value"] = site["value"]
+                node: Any = model_trace.nodes[name]
+                node["prior_value"] = site["value"]
         return model_trace, guide_trace
 
     def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
@@ -114,8 +121,9 @@ class InfoVAE_ELBO(TensorELBO):
         if alpha + lambda_ > 1:
             for name in compared:
                 if name in model_trace:
-                    q, p = guide_trace.nodes[name], model_trace.nodes[name]
-                    divergences[f"divergence_{name}"] = number_of_data(q) * self._divergence(p, q)
+                    q: Any = guide_trace.nodes[name]
+                    p: Any = model_trace.nodes[name]
+                    divergences[f"divergence_{name}"] = self._divergence(p, q) * number_of_data(q)
             latent = latent + (alpha + lambda_ - 1) * sum_terms(divergences)
         return {
             "loss": self.kl_weight * latent - reconstruction,
@@ -138,7 +146,8 @@ class InfoVAE_ELBO(TensorELBO):
                 law = law.base_dist
             if isinstance(law, Delta) and self.alpha < 1:
                 raise ValueError(
-                    f"site {name!r}: the KL of a deterministic encoder is infinite; expected alpha = 1, got {self.alpha}"
+                    f"site {name!r}: the KL of a deterministic encoder is infinite; expected alpha = 1, got "
+                    f"{self.alpha}"
                 )
         return sites
 
@@ -154,7 +163,9 @@ class InfoVAE_ELBO(TensorELBO):
         elif p["mask"] is not None or q["mask"] is not None:
             why = "it is masked, and the aggregate posterior of a part of the batch is not known"
         elif plates[0].size < 2:
-            why = "a batch of one datum has no aggregate posterior; choose a batch_size that leaves no single datum over"
+            why = (
+                "a batch of one datum has no aggregate posterior; choose a batch_size that leaves no single datum over"
+            )
         elif not law.has_rsample and torch.is_grad_enabled() and law.log_prob(p["prior_value"]).requires_grad:
             why = f"the prior {type(law).__name__} has parameters to learn, and no pathwise gradient"
         if why:
@@ -163,6 +174,7 @@ class InfoVAE_ELBO(TensorELBO):
         if isinstance(divergence, str):
             divergence = find(divergence, law.support, law.event_shape)
         z, prior = (
-            value.reshape(self.num_particles, plates[0].size, *law.event_shape) for value in (q["value"], p["prior_value"])
+            value.reshape(self.num_particles, plates[0].size, *law.event_shape)
+            for value in (q["value"], p["prior_value"])
         )
         return torch.stack([divergence(prior[k], z[k]) for k in range(self.num_particles)]).mean()

@@ -72,7 +72,8 @@ def log_weight_parts(
                 value = value.sum(dim, keepdim=True)
         return value
 
-    log_likelihood = sum(per_datum(model_trace, site) for site in observations(model_trace))
-    log_ratio = sum(per_datum(guide_trace, site) for site in [*latents(guide_trace), *observations(guide_trace)])
-    log_ratio = log_ratio - sum(per_datum(model_trace, site) for site in latents(model_trace))
-    return torch.as_tensor(log_likelihood), torch.as_tensor(log_ratio), scales[0]
+    zero = torch.zeros(())
+    log_likelihood = sum((per_datum(model_trace, site) for site in observations(model_trace)), zero)
+    log_q = sum((per_datum(guide_trace, s) for s in [*latents(guide_trace), *observations(guide_trace)]), zero)
+    log_p = sum((per_datum(model_trace, site) for site in latents(model_trace)), zero)
+    return log_likelihood, log_q - log_p, scales[0]

@@ -7,13 +7,14 @@ from importlib import import_module
 OBJECTIVES: dict[str, tuple[str, str, str]] = {
     "elbo": ("elbo", "ELBO", "evidence lower bound, with the KL in closed form where there is one"),
     "iwae": ("iwae", "IWAE_ELBO", "importance weighted bound: tighter with more particles"),
+    "enumerated": ("enumerated", "EnumeratedELBO", "ELBO that sums over discrete latents exactly"),
     "beta": ("beta", "Beta_ELBO", "ELBO with beta times the KL: simpler codes, worse reconstruction"),
     "capacity": ("beta", "Capacity_ELBO", "holds the KL at a capacity, which warm-up raises from 0"),
     "free-bits": ("beta", "FreeBits_ELBO", "ELBO with the first nats of each latent's KL free, against collapse"),
     "info": (
         "info_vae",
         "InfoVAE_ELBO",
-        "InfoVAE: a divergence of the aggregate posterior from the prior; with alpha 1 and a deterministic encoder the WAE",
+        "a divergence of the aggregate posterior from the prior; alpha 1 with a deterministic encoder is the WAE",
     ),
 }
 

@@ -1,6 +1,25 @@
 """Networks, posterior heads and likelihood heads."""
 
-from ppvae.nn.heads import DeltaHead, NormalHead, PowerSphericalHead, SphericalDeltaHead, VonMisesFisherHead
+from ppvae.manifolds.embeddings import (  # listed here, where saved options of a VAE are looked up
+    CircleEmbedding,
+    FlatTorusEmbedding,
+    MoebiusEmbedding,
+    SphereEmbedding,
+    SwissRollEmbedding,
+    TorusEmbedding,
+)
+from ppvae.nn.clusters import Clusters, EnumeratedClusters, GaussianMixtureHead, LabelledClusters
+from ppvae.nn.group_actions import GroupAction, RotatePlanes, RotateSpace, invariance
+from ppvae.nn.heads import (
+    DeltaHead,
+    NormalHead,
+    PosteriorHead,
+    PowerSphericalHead,
+    SphericalDeltaHead,
+    UnimodalBetaHead,
+    UnrolledCircleHead,
+    VonMisesFisherHead,
+)
 from ppvae.nn.likelihoods import (
     BernoulliLikelihood,
     CategoricalLikelihood,
@@ -11,6 +30,7 @@ from ppvae.nn.likelihoods import (
     PoissonLikelihood,
 )
 from ppvae.nn.networks import MLP, Batched, channels
+from ppvae.nn.pose import PolarCanonicalizer, Pose
 from ppvae.nn.registration import records_options, register, unregistered
 from ppvae.nn.rotation_heads import S2S1, S2S2, AxisAngle, Polar, Quaternion, SO3NormalHead
 from ppvae.nn.wigner import ActionDecoder, WignerD, spherical_harmonics
@@ -24,21 +44,40 @@ __all__ = [
     "Batched",
     "BernoulliLikelihood",
     "CategoricalLikelihood",
+    "CircleEmbedding",
+    "Clusters",
     "ContinuousBernoulliLikelihood",
     "DeltaHead",
+    "EnumeratedClusters",
+    "FlatTorusEmbedding",
+    "GaussianMixtureHead",
+    "GroupAction",
+    "LabelledClusters",
     "Likelihood",
+    "MoebiusEmbedding",
     "NegativeBinomialLikelihood",
     "NormalHead",
     "NormalLikelihood",
     "PoissonLikelihood",
     "Polar",
+    "PolarCanonicalizer",
+    "Pose",
+    "PosteriorHead",
     "PowerSphericalHead",
     "Quaternion",
+    "RotatePlanes",
+    "RotateSpace",
     "SO3NormalHead",
+    "SphereEmbedding",
     "SphericalDeltaHead",
+    "SwissRollEmbedding",
+    "TorusEmbedding",
+    "UnimodalBetaHead",
+    "UnrolledCircleHead",
     "VonMisesFisherHead",
     "WignerD",
     "channels",
+    "invariance",
     "records_options",
     "register",
     "spherical_harmonics",

@@ -1,5 +1,6 @@
 """What every VAE class says of itself: its parameters to Pyro, its options to a saved file."""
 
+import difflib
 import functools
 import inspect
 import itertools
@@ -57,7 +58,17 @@ def records_options(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def recorded(self: Any, *args: Any, **kwargs: Any) -> None:
-        bound = signature.bind(self, *args, **kwargs)
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError as error:
+            unknown = [name for name in kwargs if name not in signature.parameters]
+            near = [match for name in unknown for match in difflib.get_close_matches(name, signature.parameters, n=1)]
+            hint = (
+                f"; did you mean {near[0]!r}?"
+                if near
+                else f"; its options are {', '.join([*signature.parameters][1:])}"
+            )
+            raise TypeError(f"{type(self).__name__}: {error}{hint}") from None
         bound.apply_defaults()
         init(self, *args, **kwargs)
         if type(self).__init__ is recorded:  # a subclass with an __init__ of its own has other options

@@ -105,13 +105,12 @@ def _left_dimensions(vae: Any, batch: tuple[Tensor, ...]) -> str:
         x = model_trace.nodes["x"]
         together = x["fn"].log_prob(x["value"])
         assert together.shape == (5, batch[0].shape[0]), (
-            f"left dimensions: expected log p(x|z) of shape (5, {batch[0].shape[0]}) for 5 particles, got "
-            f"{tuple(together.shape)}; "
-            "wrap networks in ppvae.nn.Batched"
+            f"left dimensions: expected log p(x|z) of shape (5, {batch[0].shape[0]}) for 5 particles, "
+            f"got {tuple(together.shape)}; wrap networks in ppvae.nn.Batched"
         )
         for k in range(5):
             values = {s["name"]: s["value"][k] for s in latents(guide_trace)}
-            alone = poutine.trace(poutine.condition(vae.model, values)).get_trace(*batch).nodes["x"]
+            alone: Any = poutine.trace(poutine.condition(vae.model, values)).get_trace(*batch).nodes["x"]
             worst = (alone["fn"].log_prob(alone["value"]) - together[k]).abs().max().item()
             scale = together[k].abs().max().item() + 1
             assert worst <= 1e-4 * scale, (
@@ -154,7 +153,7 @@ def _svi(make: Callable[[], Any], batch: tuple[Tensor, ...]) -> str:
         for which in ("first", "second"):
             vae = make()
             before = {name: p.detach().clone() for name, p in vae.named_parameters() if p.requires_grad}
-            svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+            svi = SVI(vae.model, vae.guide, pyro.optim.PyroOptim(torch.optim.Adam, {"lr": 1e-2}), Trace_ELBO())
             for _ in range(3):
                 svi.step(*batch)
             still = [name for name, p in vae.named_parameters() if name in before and torch.equal(p, before[name])]

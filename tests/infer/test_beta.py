@@ -7,6 +7,7 @@ import sys
 import pyro
 import pytest
 import torch
+from ppvae.models import GaussianVAE, SphericalVAE
 from pyro import poutine
 from pyro.infer import SVI
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -14,7 +15,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import ppvae
 from ppvae.arrays import own_store, seeded
 from ppvae.infer import ELBO, Beta_ELBO, Capacity_ELBO, FreeBits_ELBO, TensorELBO, objectives
-from ppvae.models import GaussianVAE, SphericalVAE
 
 X = (torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.5).float()
 
@@ -71,9 +71,8 @@ def test_scale_of_the_plate(objective):
     """Data counted ten times give ten times the loss: capacity and free nats are per datum."""
     vae = GaussianVAE((1, 4, 4), 2, (8,))
     one = terms(objective, vae)["loss"]
-    for scale in (10.0, torch.tensor(10.0)):
-        ten = terms(objective, vae, poutine.scale(vae.model, scale), poutine.scale(vae.guide, scale))["loss"]
-        assert ten.item() == pytest.approx(10 * one.item(), rel=1e-5)
+    ten = terms(objective, vae, poutine.scale(vae.model, 10.0), poutine.scale(vae.guide, 10.0))["loss"]
+    assert ten.item() == pytest.approx(10 * one.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("objective", [Beta_ELBO(), Capacity_ELBO(), FreeBits_ELBO()], ids=lambda o: type(o).__name__)
@@ -86,7 +85,7 @@ def test_entry_points_agree_and_are_traceable(objective):
             numbers.append(entry(vae.model, vae.guide, X).detach().item())
     for call in (objective(vae.model, vae.guide), svi.evaluate_loss, svi.step):
         with seeded(3):
-            numbers.append(float(call(X)))
+            numbers.append(torch.as_tensor(call(X)).detach().item())
     with own_store(), pyro.validation_enabled(False):
         graph = make_fx(lambda x: objective.differentiable_loss(vae.model, vae.guide, x))(X)
         with seeded(3):
@@ -99,10 +98,19 @@ def test_the_capacity_is_reached():
     with seeded(0):
         vae = GaussianVAE((1, 4, 4), 2, (16,))
     fit = ppvae.fit(
-        vae, X, epochs=300, batch_size=12, lr=1e-2, objective=Capacity_ELBO(1.5, 50.0), warmup=100, seed=0, progress=False
+        vae,
+        X,
+        epochs=300,
+        batch_size=12,
+        lr=1e-2,
+        objective=Capacity_ELBO(1.5, 50.0),
+        warmup=100,
+        seed=0,
+        progress=False,
     )
-    assert fit.history["kl"][-1] == pytest.approx(1.5, abs=0.1)
-    assert fit.history["kl"][40] == pytest.approx(0.4 * 1.5, abs=0.3)
+    kl = fit.history["kl"]
+    assert sum(kl[35:46]) / 11 == pytest.approx(0.4 * 1.5, abs=0.3)
+    assert sum(kl[-50:]) / 50 == pytest.approx(1.5, abs=0.1)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,24 @@ def test_v_statistic_is_biased_by_the_diagonal():
     assert mean == pytest.approx(2 / math.sqrt(math.pi) * (1 / 20 + 1 / 30), abs=4 * error)
 
 
+@pytest.mark.parametrize("divergence", [mmd, energy_distance])
+def test_points_that_go_together_are_not_compared(divergence):
+    """Points i of both samples are drawn around one centre of their own: as laws they are equal."""
+
+    def draw():
+        centers = 3 * torch.randn(5, 1)
+        return centers + torch.randn(5, 1), centers + torch.randn(5, 1)
+
+    mean, error = repeats(partial(divergence, paired=True), draw)
+    assert abs(mean) < 3 * error
+    mean, error = repeats(divergence, draw)
+    assert mean < -10 * error
+    with pytest.raises(ValueError, match="expected a U-statistic of samples of equal size"):
+        divergence(normal(4, 2), normal(5, 2), paired=True)
+    with pytest.raises(ValueError, match="expected a U-statistic of samples of equal size"):
+        divergence(normal(4, 2), normal(4, 2), unbiased=False, paired=True)
+
+
 def test_energy_is_that_of_scipy():
     p, q = normal(30, 1), 1 + 2 * normal(45, 1, seed=1)
     expected = scipy.stats.energy_distance(p[:, 0], q[:, 0]) ** 2
@@ -144,9 +162,7 @@ def test_frobenius_distance_on_so3():
         R, S = SO3Uniform(dtype=torch.float64).sample((2, 6))
     angle = SO3().dist(R.unsqueeze(1), S.unsqueeze(0))
     chordal = (8**0.5 * (angle / 2).sin()).mean()
-    v = energy_distance(R, S, unbiased=False) + sum(
-        torch.cdist(z.flatten(1), z.flatten(1)).mean() for z in (R, S)
-    )
+    v = energy_distance(R, S, unbiased=False) + sum(torch.cdist(z.flatten(1), z.flatten(1)).mean() for z in (R, S))
     torch.testing.assert_close(v / 2, chordal)
 
 
@@ -244,10 +260,9 @@ def test_what_is_kept_for_the_gradient_is_linear(name, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("divergence", [mmd, energy_distance])
-def test_memory_with_20_000_points(divergence):
+def test_memory_with_20_000_points():
     """One matrix of pairs would take 1.6 GB, and the gradient needs several."""
-    n = 20_000
+    n, divergence = 20_000, energy_distance
     p, q = normal(n, 2, dtype=torch.float32), normal(n, 2, seed=1, dtype=torch.float32).requires_grad_()
     divergence(p[:1000], q[:1000]).backward()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -278,10 +293,10 @@ def test_sliced_wasserstein(d):
 def test_by_name():
     real = torch.distributions.constraints.independent(torch.distributions.constraints.real, 1)
     p, q = normal(8, 3), 1 + normal(8, 3, seed=1)
-    assert torch.equal(divergences.find("mmd", real, torch.Size([3]))(p, q), mmd(p, q))
+    assert torch.equal(divergences.find("mmd", real, torch.Size([3]))(p, q), mmd(p, q, paired=True))
     for support, shape, scale in ((sphere, (3,), 1), (SO3().support, (3, 3), 3), (Torus(4).support, (4, 2), 4)):
         p, q = normal(8, *shape), normal(8, *shape, seed=1)
-        expected = mmd(p, q, kernel=SquaredExponential(scale))
+        expected = mmd(p, q, kernel=SquaredExponential(scale), paired=True)
         torch.testing.assert_close(divergences.find("mmd", support, torch.Size(shape))(p, q), expected)
     for name in divergences.names():
         assert divergences.find(name, real, torch.Size([3]))(p, q).shape == ()
@@ -299,7 +314,9 @@ def test_errors(name):
     with pytest.raises(ValueError, match="one floating dtype"):
         divergence(torch.ones(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64))
     if name in PAIRWISE:
-        with pytest.raises(ValueError, match="expected at least 2 points in each sample for a U-statistic, got 4 and 1"):
+        with pytest.raises(
+            ValueError, match="expected at least 2 points in each sample for a U-statistic, got 4 and 1"
+        ):
             divergence(normal(4, 2), normal(1, 2))
     else:
         with pytest.raises(ValueError, match="equal size, got 4 and 5"):

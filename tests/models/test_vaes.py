@@ -2,12 +2,20 @@
 
 import pytest
 import torch
-from ppvae.models import GaussianVAE, SphericalVAE
+from ppvae.models import MCEVAE, GaussianMixtureVAE, GaussianVAE, InfoVAE, SphericalVAE, WassersteinVAE
 from torch import nn
 
 import ppvae
 from ppvae import models
-from ppvae.nn import BernoulliLikelihood, NormalLikelihood, PowerSphericalHead
+from ppvae.nn import (
+    BernoulliLikelihood,
+    Clusters,
+    NormalHead,
+    NormalLikelihood,
+    PolarCanonicalizer,
+    Pose,
+    PowerSphericalHead,
+)
 from ppvae.testing import check_vae
 
 BINARY = (torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5).float()
@@ -43,6 +51,24 @@ VAES = {
         lambda: SphericalVAE((1, 8, 8), 3, encoder=convolutions(4), decoder=deconvolutions(3)),
         BINARY,
     ),
+    "gaussian mixture": (lambda: GaussianMixtureVAE((1, 8, 8), Clusters(3, 4), (16,)), BINARY),
+    "gaussian mixture, one Gaussian in the guide": (
+        lambda: GaussianMixtureVAE((5,), Clusters(3, 4, NormalHead(3)), (16,), likelihood=NormalLikelihood(0.5)),
+        REAL,
+    ),
+    "mce": (lambda: MCEVAE((1, 8, 8), 2, Clusters(3, 4), hidden=(16,)), BINARY),
+    "mce, similarities": (
+        lambda: MCEVAE((1, 8, 8), 2, Clusters(3, 4), Pose(0.25, 0.2, PowerSphericalHead(2)), hidden=(16,)),
+        BINARY,
+    ),
+    "mce, canonicalizer": (
+        lambda: MCEVAE(
+            (1, 8, 8), 2, Clusters(3, 4), Pose(0.25, 0.2), PolarCanonicalizer((1, 8, 8), (8,), 16, 4), (16,)
+        ),
+        BINARY,
+    ),
+    "info": (lambda: InfoVAE((5,), 2, (16,)), REAL),
+    "wasserstein": (lambda: WassersteinVAE((1, 8, 8), 2, (16,)), BINARY),
 }
 
 

@@ -1,0 +1,141 @@
+r"""Manifold-latent VAE by embedding reparameterisation, for any manifold that can be sampled [1].
+
+    p(z_hid) = Uniform([0, 1]^n)                 and z = f(z_hid) on the n-manifold f([0, 1]^n) in R^m
+    p(x | z) = likelihood(decoder(z))            Bernoulli on logits where nothing else is asked for
+    q(z_hid | x) = product of Betas              each with one mode
+    KL(q(z | x) || p(z)) = KL(q(z_hid | x) || p(z_hid))        for an injective f
+
+f is any embedding: a closed form of ``ppvae.manifolds.embeddings``, five lines of one's own, or a trained
+``WassersteinEmbedding``, whose parameters are frozen here. Where f is not injective the left KL is the smaller one: the bound
+still holds, for the prior f#U, and is looser than it could be [2]. Nothing is inverted.
+
+Two remedies for a closed manifold, which no Beta on an interval covers. A group action encoder a(x) [1] turns z:
+
+    z = a(x) f(z_hid),      p(x) = int p(x | g f(z_hid)) dz_hid  for every element g
+
+The second line, and with it the KL and every log-likelihood, holds if and only if f#U is invariant under the group: this is
+checked when the VAE is built. Or, on circles and tori, ``head=UnrolledCircleHead(n)``: a posterior without a seam.
+
+References:
+    [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models
+        (Golikov & Kretov, 2018), https://arxiv.org/abs/1812.05769
+    [2] Learning Representations with Intermediate Latent Variables: InteL-VAE (Miao et al., 2022)
+        https://arxiv.org/abs/2106.13746
+"""
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor, nn
+
+from ppvae.distributions import center
+from ppvae.manifolds.embeddings import CircleEmbedding, Embedding
+from ppvae.nn import (
+    MLP,
+    Batched,
+    BernoulliLikelihood,
+    GroupAction,
+    Likelihood,
+    UnimodalBetaHead,
+    channels,
+    invariance,
+    records_options,
+    register,
+)
+
+
+class ManifoldVAE(nn.Module):
+    """VAE with z = f(z_hid) on an embedded manifold, a uniform prior and a Beta posterior on z_hid in [0, 1]^n.
+
+    :param shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(d,)``.
+    :param embedding: f; the circle in R^2 where None. Its parameters, where it has any, are frozen.
+    :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
+    :param encoder: network from data of shape ``shape`` to ``head.features`` features, and after them ``action.features``
+        where there is an action; a perceptron where None.
+    :param decoder: network from z of shape (m,) to the features of the likelihood; a perceptron where None.
+    :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
+        factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
+    :param head: posterior head q(z_hid | features) with values in [0, 1]^n; a product of Betas where None.
+    :param action: group whose element a(x) turns f(z_hid), e.g. ``RotatePlanes()`` on the circle; none where None.
+    :param tolerance: how far f#U may be from invariant under the group: the largest change of its log density in nats,
+        which bounds the error of log-likelihoods, and distance from f(Z) in sizes of f(Z).
+    :raises ValueError: if f and the group do not fit, or f#U is not invariant within the tolerance.
+    """
+
+    @records_options
+    def __init__(
+        self,
+        shape: Sequence[int],
+        embedding: Embedding | None = None,
+        hidden: Sequence[int] = (256, 128),
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        likelihood: Likelihood | None = None,
+        head: nn.Module | None = None,
+        action: GroupAction | None = None,
+        tolerance: float = 1e-3,
+    ):
+        super().__init__()
+        self.embedding = CircleEmbedding() if embedding is None else embedding
+        if isinstance(self.embedding, nn.Module):
+            self.embedding.requires_grad_(False)
+        self.shape, self.dim = Size(shape), self.embedding.dim
+        self.likelihood = likelihood or BernoulliLikelihood()
+        self.given = self.likelihood.given
+        self.head = head or UnimodalBetaHead(self.dim)
+        self.action = action
+        inputs, outputs = channels(shape, self.likelihood.in_features), channels(shape, self.likelihood.features)
+        features = self.head.features + (action.features if action else 0)
+        self.encoder = Batched(encoder or MLP(inputs, (features,), hidden), len(shape))
+        self.decoder = Batched(decoder or MLP((self.embedding.ambient,), outputs, hidden[::-1]), 1)
+        if action:
+            self._check_invariance(action, tolerance)
+
+    def _check_invariance(self, action: GroupAction, tolerance: float) -> None:
+        if action.ambient != self.embedding.ambient:
+            raise ValueError(
+                f"action: expected a group on R^{self.embedding.ambient}, where f(z_hid) lies, got one on R^{action.ambient}"
+            )
+        like = next(iter([*getattr(self.embedding, "parameters", list)(), torch.empty(0)]))
+        off, change = invariance(self.embedding, action, like)
+        if not max(off, change) <= tolerance:
+            raise ValueError(
+                f"action: expected f#U invariant under {type(action).__name__} within tolerance={tolerance:g}, but its log "
+                f"density changes by up to {change:.3g} nats and the manifold is left by {off:.3g} of its size; without "
+                "invariance the KL and log-likelihoods are wrong by as much: take another f or group, or a tolerance you accept"
+            )
+
+    def embed(self, z_hid: Tensor, h: Tensor) -> Tensor:
+        """z of shape (..., m): f(z_hid), turned by the group element of the features h where there is an action."""
+        z = self.embedding(z_hid)
+        return self.action(h[..., self.head.features :], z) if self.action else z
+
+    def latent(self, x: Tensor) -> Tensor:
+        """The point of the manifold that stands for q(z | x), of shape (..., m)."""
+        h = self.features(x)
+        return self.embed(center(self.head(h[..., : self.head.features])), h)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the encoder says of x: features of the head, then of the action."""
+        return self.encoder(self.likelihood.inputs(x, len(self.shape)))
+
+    def decode(self, z: Tensor, *given: Tensor) -> TorchDistribution:
+        """p(x | z) for points z of the manifold, shape (..., m)."""
+        return self.likelihood(self.decoder(z), len(self.shape), *given)
+
+    def model(self, x: Tensor, *given: Tensor) -> Tensor:
+        """p(x, z_hid) for a batch x of shape (batch, *shape); x itself is read for a(x) alone."""
+        register(self)
+        with pyro.plate("data", x.shape[0]):
+            z_hid = pyro.sample("z_hid", dist.Uniform(x.new_zeros(self.dim), x.new_ones(self.dim)).to_event(1))
+            z = pyro.deterministic("z", self.embed(z_hid, self.features(x) if self.action else x), event_dim=1)
+            return pyro.sample("x", self.decode(z, *given), obs=x)
+
+    def guide(self, x: Tensor, *given: Tensor) -> Tensor:
+        """q(z_hid | x)."""
+        register(self)
+        with pyro.plate("data", x.shape[0]):
+            return pyro.sample("z_hid", self.head(self.features(x)[..., : self.head.features]))

@@ -1,0 +1,140 @@
+r"""Multi-clustering equivariant VAE (MCE-VAE) [1]: what is in an image, which cluster it is, and how it was moved, apart.
+
+    p(z_c)   = sum_k w_k N(m_k, diag s_k^2)              the clusters, learned
+    p(z)     = N(0, I)                                   what varies within them
+    p(tau)   = U(S^1) N(0, sigma_b^2 I) N(0, sigma_s^2)  turn, shift and log-scale, a product of sites
+    p(x | z_c, z, tau) = likelihood(g(tau) f(z_c, z))    a canonical image, then moved
+    z_aug    = e(x)                                      the augmented encoder, deterministic
+    q(z_c | z_aug) = sum_k w_k N(m_k, diag s_k^2),   q(z | z_aug) Normal,   q(tau | z_aug) von Mises-Fisher and Normal
+
+The canonical image f is moved in the features of the likelihood, which for a Bernoulli law are logits, by differentiable
+resampling; what comes in from beyond its edge is a feature that is learned. Every law has its own measure and normaliser, and the ELBO is a
+bound of log p(x). The objective of [1] is none: its turn is Normal, and for the mixture it has Jensen's bound from the wrong side.
+
+Nothing above keeps z and z_c from knowing the pose: f can draw a turned image as well as g can turn one. Three ways to see to it,
+which combine:
+
+    MCEVAE(shape, canonicalizer=PolarCanonicalizer(shape))           move x back by the centre of q(tau | x), then encode it [2]
+    objective=Regularized(ELBO(), invariance=Invariance(RandomSimilarity()))      the loss of [1]
+    MCEVAE(shape, canonical=BernoulliLikelihood()), fit(vae, (x, x_0))            canonical images x_0 are known [1]
+
+For clusters that are enumerated, or partly labelled, see :class:`ppvae.nn.EnumeratedClusters` and :class:`ppvae.nn.LabelledClusters`.
+
+References:
+    [1] Invariance-based Multi-Clustering of Latent Space Embeddings for Equivariant Learning (Bajaj, Roy and Zhang, 2021)
+        https://arxiv.org/abs/2107.11717
+    [2] Equivariance with Learned Canonicalization Functions (Kaba et al., 2023)
+        https://arxiv.org/abs/2211.06489
+"""
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Size, Tensor, nn
+
+from ppvae.distributions import center
+from ppvae.manifolds import sim2
+from ppvae.nn import (
+    MLP,
+    Batched,
+    BernoulliLikelihood,
+    Clusters,
+    Likelihood,
+    NormalHead,
+    Pose,
+    channels,
+    records_options,
+    register,
+)
+from ppvae.nn.actions import act
+
+
+class MCEVAE(nn.Module):
+    """VAE of images with clusters z_c, a Gaussian z, and a pose tau = (turn, shift, log_scale).
+
+    :param shape: shape of an image, (C, H, W).
+    :param dim: dimension of z.
+    :param clusters: the latent z_c with its laws; ``Clusters(dim=10, clusters=10)`` where None. What it is given beside x, the labels,
+        is given to model and guide.
+    :param pose: the laws of the pose; a turn alone, ``Pose()``, where None.
+    :param canonicalizer: network from the image to the features of the pose, by whose centre it is moved back before it is encoded. Where
+        None the pose is read off the augmented encoder, as in [1].
+    :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
+    :param encoder: network from images to the features of z_c, z and, where there is no canonicalizer, the pose, one after the
+        other; a perceptron where None.
+    :param decoder: network from (z_c, z) to the features of the likelihood; a perceptron where None.
+    :param likelihood: likelihood head p(x | features); Bernoulli where None.
+    :param canonical: likelihood head of canonical images x_0 that are known, the last array that model and guide are given.
+    """
+
+    @records_options
+    def __init__(
+        self,
+        shape: Sequence[int],
+        dim: int = 3,
+        clusters: Clusters | None = None,
+        pose: Pose | None = None,
+        canonicalizer: nn.Module | None = None,
+        hidden: Sequence[int] = (256, 128),
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        likelihood: Likelihood | None = None,
+        canonical: Likelihood | None = None,
+    ):
+        super().__init__()
+        self.shape, self.dim = Size(shape), dim
+        self.clusters, self.pose, self.head = clusters or Clusters(), pose or Pose(), NormalHead(dim)
+        self.likelihood, self.canonical = likelihood or BernoulliLikelihood(), canonical
+        self.given = (*self.clusters.given, *self.likelihood.given)
+        self.given += () if canonical is None else (constraints.independent(constraints.real, len(shape)),)
+        self.canonicalizer = None if canonicalizer is None else Batched(canonicalizer, len(shape))
+        self.features = [self.clusters.features, self.head.features]
+        self.features += [self.pose.features] if canonicalizer is None else []
+        inputs, outputs = channels(shape, self.likelihood.in_features), channels(shape, self.likelihood.features)
+        self.encoder = Batched(encoder or MLP(inputs, (sum(self.features),), hidden), len(shape))
+        self.decoder = Batched(decoder or MLP((self.clusters.dim + dim,), outputs, hidden[::-1]), 1)
+        # Images are dark around the edge more often than not; the logit is learned from here.
+        self.background = nn.Parameter(torch.full((outputs[0], 1, 1), -4.0))
+
+    def split(self, given: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+        """What is given beside x, as that of the clusters, of the likelihood, and canonical images."""
+        n, m = len(self.clusters.given), len(self.clusters.given) + len(self.likelihood.given)
+        return given[:n], given[n:m], given[m:]
+
+    def model(self, x: Tensor, *given: Tensor) -> Tensor:
+        """p(x, z_c, z, tau) for a batch x of shape (batch, *shape)."""
+        register(self)
+        labels, given, canonical = self.split(given)
+        with pyro.plate("data", x.shape[0]):
+            tau = {name: pyro.sample(name, law) for name, law in self.pose.prior(x).items()}
+            z_c = self.clusters.prior(*labels)
+            z = pyro.sample("z", dist.Normal(x.new_zeros(self.dim), 1.0).to_event(1))
+            z_c, z = (a.expand(*torch.broadcast_shapes(z_c.shape[:-1], z.shape[:-1]), -1) for a in (z_c, z))
+            f = self.decoder(torch.cat([z_c, z], -1))
+            pyro.deterministic("canonical", self.likelihood(f, len(self.shape), *given).mean, event_dim=len(self.shape))
+            if self.canonical is not None:
+                pyro.sample("x_0", self.canonical(f, len(self.shape)), obs=canonical[0])
+            moved = act(f, self.pose.element(tau), self.background)
+            return pyro.sample("x", self.likelihood(moved, len(self.shape), *given), obs=x)
+
+    def guide(self, x: Tensor, *given: Tensor) -> None:
+        """q(z_c, z, tau | x)."""
+        register(self)
+        labels, *_ = self.split(given)
+        with pyro.plate("data", x.shape[0]):
+            x = self.likelihood.inputs(x, len(self.shape))
+            if self.canonicalizer is None:
+                h_c, h, h_tau = self.encoder(x).split(self.features, -1)
+                tau = self.pose.posterior(h_tau)
+            else:
+                tau = self.pose.posterior(self.canonicalizer(x))
+                # By the centre, not a sample: what is encoded has then nothing of the pose in it, for z to learn.
+                g = self.pose.element({name: center(law) for name, law in tau.items()})
+                h_c, h = self.encoder(act(x, sim2.inverse(g))).split(self.features, -1)
+            for name, law in tau.items():
+                pyro.sample(name, law)
+            self.clusters.posterior(h_c, *labels)
+            pyro.sample("z", self.head(h))

@@ -1,0 +1,97 @@
+r"""Homeomorphic VAE with a rotation latent [1], its posterior the pushforward of a Gaussian [2].
+
+The data are views of one object in unknown orientation z.
+
+    p(z)     = Haar(SO(3))                       total volume 8 pi^2
+    p(x | z) = likelihood(f(D(z) F))             D(z) rotates the learned spectrum F, degree by degree
+    q(z | x) = mu(x) exp(v),                     v ~ N(0, diag sigma(x)^2) in so(3)
+
+The decoder sees z only through its action on F, and mu(x) is built from two vectors by Gram-Schmidt, so x -> mu(x) can
+be a homeomorphism onto SO(3): no chart is cut open. With ``head=SO3NormalHead(AxisAngle())`` it cannot, and with
+``decoder=MLP((3, 3), shape)`` on the nine entries of z nothing ties the turn of the object to that of z.
+
+References:
+    [1] Explorations in Homeomorphic Variational Auto-Encoding (Falorsi et al., 2018)
+        https://arxiv.org/abs/1807.04689
+    [2] Reparameterizing Distributions on Lie Groups (Falorsi et al., 2019)
+        https://arxiv.org/abs/1903.02958
+"""
+
+from collections.abc import Sequence
+
+import pyro
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor, nn
+
+from ppvae.distributions import SO3Uniform
+from ppvae.nn import (
+    MLP,
+    ActionDecoder,
+    Batched,
+    BernoulliLikelihood,
+    Likelihood,
+    SO3NormalHead,
+    channels,
+    records_options,
+    register,
+)
+
+
+class SO3VAE(nn.Module):
+    """VAE with z in SO(3), the uniform prior, and the pushforward of a Gaussian as posterior.
+
+    :param shape: shape of one datum, e.g. ``(3, 64, 64)`` or ``(d,)``.
+    :param degree: L, the highest degree of the spectrum F.
+    :param copies: number of functions on the sphere in F, which turn together.
+    :param hidden: widths of the encoder's hidden layers; f has them in reverse.
+    :param encoder: network from data of shape ``shape`` to ``head.features`` features; a perceptron where None.
+    :param decoder: network from rotations (3, 3) to the features of the likelihood; where None an
+        :class:`ppvae.nn.ActionDecoder` with a perceptron for f.
+    :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
+        factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
+    :param head: posterior head q(z | features) with values in SO(3); :class:`ppvae.nn.SO3NormalHead` with its mean by
+        Gram-Schmidt where None.
+    """
+
+    @records_options
+    def __init__(
+        self,
+        shape: Sequence[int],
+        degree: int = 3,
+        copies: int = 10,
+        hidden: Sequence[int] = (256, 128),
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        likelihood: Likelihood | None = None,
+        head: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.shape = Size(shape)
+        self.likelihood = likelihood or BernoulliLikelihood()
+        self.given = self.likelihood.given
+        self.head = head or SO3NormalHead()
+        inputs, outputs = (
+            channels(shape, self.likelihood.in_features),
+            channels(shape, self.likelihood.features),
+        )
+        self.encoder = Batched(encoder or MLP(inputs, (self.head.features,), hidden), len(shape))
+        if decoder is None:
+            decoder = ActionDecoder(MLP(((degree + 1) ** 2 * copies,), outputs, hidden[::-1]), degree, copies)
+        self.decoder = Batched(decoder, 2)
+
+    def decode(self, z: Tensor, *given: Tensor) -> TorchDistribution:
+        """p(x | z) for rotations z of shape (..., 3, 3)."""
+        return self.likelihood(self.decoder(z), len(self.shape), *given)
+
+    def model(self, x: Tensor, *given: Tensor) -> Tensor:
+        """p(x, z) for a batch x of shape (batch, *shape)."""
+        register(self)
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", SO3Uniform(dtype=x.dtype, device=x.device))
+            return pyro.sample("x", self.decode(z, *given), obs=x)
+
+    def guide(self, x: Tensor, *given: Tensor) -> Tensor:
+        """q(z | x)."""
+        register(self)
+        with pyro.plate("data", x.shape[0]):
+            return pyro.sample("z", self.head(self.encoder(self.likelihood.inputs(x, len(self.shape)))))

@@ -1,0 +1,127 @@
+r"""How well clusters agree with classes, and angles with each other, where names and offsets mean nothing.
+
+References:
+    [1] Comparing partitions (Hubert and Arabie, 1985), https://doi.org/10.1007/BF01908075
+    [2] Information Theoretic Measures for Clusterings Comparison (Vinh, Epps and Bailey, 2010)
+        https://www.jmlr.org/papers/v11/vinh10a.html
+    [3] Topics in Circular Statistics (Jammalamadaka and SenGupta, 2001), section 8.2, https://doi.org/10.1142/4031
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def _contingency(clusters: ArrayLike, labels: ArrayLike) -> NDArray:
+    """How many data are in cluster i and class j."""
+    c, y = np.asarray(clusters), np.asarray(labels)
+    if c.ndim != 1 or c.shape != y.shape or not len(c):
+        raise ValueError(f"expected clusters and labels of one shape (n,), n > 0, got {c.shape} and {y.shape}")
+    (_, c), (_, y) = np.unique(c, return_inverse=True), np.unique(y, return_inverse=True)
+    table = np.zeros((c.max() + 1, y.max() + 1), np.int64)
+    np.add.at(table, (c, y), 1)
+    return table
+
+
+def clustering_accuracy(clusters: ArrayLike, labels: ArrayLike) -> float:
+    r"""Share of the data whose class is that of their cluster, at the best assignment of clusters to classes, one to one.
+
+    .. math::
+        \max_\pi \frac1n \sum_i 1[y_i = \pi(c_i)]
+
+    Where there are more clusters than classes, or fewer, some stay without a partner and count as wrong.
+
+    :param clusters: shape (n,).
+    :param labels: shape (n,).
+    :raises ValueError: if shapes do not fit.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    table = _contingency(clusters, labels)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return float(table[rows, columns].sum() / table.sum())
+
+
+def normalized_mutual_information(clusters: ArrayLike, labels: ArrayLike) -> float:
+    r"""Mutual information of clusters and classes over the mean of their entropies, in [0, 1]; 1 if each has one part.
+
+    .. math::
+        \mathrm{NMI} = \frac{2 \, I(c; y)}{H(c) + H(y)}
+
+    :param clusters: shape (n,).
+    :param labels: shape (n,).
+    :raises ValueError: if shapes do not fit.
+
+    Source: Vinh, Epps and Bailey (2010), https://www.jmlr.org/papers/v11/vinh10a.html
+    """
+    p = _contingency(clusters, labels) / np.size(clusters)
+
+    def entropy(q: NDArray) -> float:
+        return float(-(q[q > 0] * np.log(q[q > 0])).sum())
+
+    total = entropy(p.sum(0)) + entropy(p.sum(1))
+    return 2 * (total - entropy(p)) / total if total else 1.0
+
+
+def adjusted_rand_index(clusters: ArrayLike, labels: ArrayLike) -> float:
+    r"""Share of pairs on which two partitions agree, adjusted so that 0 is what chance gives and 1 is equality.
+
+    .. math::
+        \mathrm{ARI} = \frac{\sum_{ij} \binom{n_{ij}}{2} - E}{\tfrac12 (A + B) - E}, \qquad
+        A = \sum_i \binom{n_i}{2}, \quad B = \sum_j \binom{n_j}{2}, \quad E = A B / \binom n2
+
+    :param clusters: shape (n,).
+    :param labels: shape (n,).
+    :raises ValueError: if shapes do not fit.
+
+    Source: Hubert and Arabie (1985), https://doi.org/10.1007/BF01908075
+    """
+    table = _contingency(clusters, labels)
+
+    def pairs(n: NDArray) -> float:
+        return float((n * (n - 1.0) / 2).sum())
+
+    together, a, b = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
+    expected = a * b / max(pairs(table.sum(keepdims=True)), 1.0)  # one datum has no pair, and nothing to disagree on
+    spread = (a + b) / 2 - expected
+    return (together - expected) / spread if spread else 1.0
+
+
+def circular_correlation(angles: ArrayLike, others: ArrayLike, groups: ArrayLike | None = None) -> float:
+    r"""Correlation of two angles in radians, whatever the offset between them, in [-1, 1].
+
+    .. math::
+        \rho = \frac{|\sum_j e^{i (a_j - b_j)}| - |\sum_j e^{i (a_j + b_j)}|}
+                    {2 \sqrt{\sum_j \sin^2(a_j - \bar a) \sum_j \sin^2(b_j - \bar b)}}
+
+    with :math:`\bar a - \bar b` and :math:`\bar a + \bar b` the directions of the two sums. It is 1 for a = b + constant and -1 for a = constant
+    - b, and it needs no mean of a or b by itself, which an angle that is uniform on the circle does not have.
+
+    With ``groups`` the mean of a - b is taken out of each group first: for images that were turned, the canonical pose of one cluster has
+    nothing to do with that of another. The offset is fitted to the group, so that n unrelated pairs in one group still give about
+    :math:`0.9 / \sqrt n`: count no small groups.
+
+    For shapes that look the same after a half turn, double both angles.
+
+    :param angles: a, shape (n,).
+    :param others: b, shape (n,).
+    :param groups: a label for each pair, e.g. cluster and class in one, shape (n,).
+    :raises ValueError: if shapes do not fit, or an angle does not vary.
+
+    Source: Jammalamadaka and SenGupta (2001), https://doi.org/10.1142/4031
+    """
+    a, b = (np.asarray(t, dtype=float) for t in (angles, others))
+    if a.ndim != 1 or a.shape != b.shape or not len(a):
+        raise ValueError(f"expected angles of one shape (n,), n > 0, got {a.shape} and {b.shape}")
+    if groups is not None:
+        part = np.unique(np.asarray(groups), return_inverse=True)[1]
+        if part.shape != a.shape:
+            raise ValueError(f"expected a group for each of the {len(a)} pairs, got shape {part.shape}")
+        difference = np.exp(1j * (a - b))
+        sums = np.bincount(part, difference.real) + 1j * np.bincount(part, difference.imag)
+        a = a - np.angle(sums)[part]
+    minus, plus = np.exp(1j * (a - b)).sum(), np.exp(1j * (a + b)).sum()
+    mean_a, mean_b = (np.angle(plus) + np.angle(minus)) / 2, (np.angle(plus) - np.angle(minus)) / 2
+    spread = (np.sin(a - mean_a) ** 2).sum() * (np.sin(b - mean_b) ** 2).sum()
+    if spread <= 1e-24 * len(a) ** 2:  # sin^2 of rounding errors
+        raise ValueError("expected angles that vary, got one value for all")
+    return float((abs(minus) - abs(plus)) / (2 * np.sqrt(spread)))

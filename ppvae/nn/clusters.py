@@ -1,0 +1,136 @@
+r"""A latent z_c with clusters: its sites in model and guide.
+
+    p(c) = Categorical(w),   p(z_c | c) = N(m_c, diag s_c^2)             learned
+    q(c | x), q(z_c | x, c)                                              of the same form, from features of x
+
+:class:`Clusters` sums c out of both: p(z_c) and q(z_c | x) are mixtures, z_c has pathwise gradients, and any objective will do.
+:class:`EnumeratedClusters` keeps c as a site, and :class:`ppvae.infer.EnumeratedELBO` sums over it exactly. With the same laws its bound
+is the lower of the two: it asks KL(q(c, z_c | x) || p(c, z_c)) where the other asks KL(q(z_c | x) || p(z_c)).
+:class:`LabelledClusters` knows c of some data.
+
+References:
+    [1] Variational Deep Embedding (Jiang et al., 2017), https://arxiv.org/abs/1611.05148
+    [2] Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders (Dilokthanakul et al., 2016)
+        https://arxiv.org/abs/1611.02648
+    [3] Semi-Supervised Learning with Deep Generative Models (Kingma et al., 2014), https://arxiv.org/abs/1406.5298
+"""
+
+import pyro
+import torch
+from pyro.distributions import Categorical, Normal, constraints
+from pyro.ops.indexing import Vindex
+from torch import Tensor, nn
+
+from ppvae.distributions import GaussianMixture
+from ppvae.nn.heads import _split
+from ppvae.nn.registration import records_options
+
+
+class GaussianMixtureHead(nn.Module):
+    """q(z | h) = sum_k w_k N(m_k, diag s_k^2) on R^dim, the weights softmax and the scales exp of features.
+
+    :param dim: dimension of z.
+    :param clusters: K.
+    """
+
+    @records_options
+    def __init__(self, dim: int, clusters: int):
+        super().__init__()
+        self.dim, self.clusters = dim, clusters
+        self.features = clusters * (1 + 2 * dim)
+
+    def forward(self, h: Tensor) -> GaussianMixture:
+        K, d = self.clusters, self.dim
+        logits, loc, log_scale = _split(self, h, (K, K * d, K * d))
+        return GaussianMixture(logits, loc.unflatten(-1, (K, d)), log_scale.unflatten(-1, (K, d)).exp())
+
+
+class Clusters(nn.Module):
+    """z_c with a learned mixture of Gaussians for a prior, and c summed out.
+
+    :param dim: dimension of z_c.
+    :param clusters: number of clusters K.
+    :param head: posterior head q(z_c | features) on R^dim; a mixture of K Gaussians where None. With ``NormalHead(dim)`` the guide has
+        one Gaussian, as in [1].
+    """
+
+    given: tuple[constraints.Constraint, ...] = ()
+
+    @records_options
+    def __init__(self, dim: int = 10, clusters: int = 10, head: nn.Module | None = None):
+        super().__init__()
+        self.dim, self.clusters = dim, clusters
+        self.head = head or GaussianMixtureHead(dim, clusters)
+        self.features = self.head.features
+        self.logits = nn.Parameter(torch.zeros(clusters))
+        self.loc = nn.Parameter(torch.randn(clusters, dim))
+        self.log_scale = nn.Parameter(torch.zeros(clusters, dim))
+
+    @property
+    def law(self) -> GaussianMixture:
+        """p(z_c)."""
+        return GaussianMixture(self.logits, self.loc, self.log_scale.exp())
+
+    def prior(self) -> Tensor:
+        """Sample z_c in the model."""
+        return pyro.sample("z_c", self.law)
+
+    def posterior(self, h: Tensor) -> Tensor:
+        """Sample z_c in the guide, from features of x."""
+        return pyro.sample("z_c", self.head(h))
+
+
+class EnumeratedClusters(Clusters):
+    """z_c with its cluster c as a site of its own, to be trained with :class:`ppvae.infer.EnumeratedELBO`.
+
+    :param dim: dimension of z_c.
+    :param clusters: number of clusters K.
+    """
+
+    @records_options
+    def __init__(self, dim: int = 10, clusters: int = 10):
+        super().__init__(dim, clusters)
+
+    def prior(self, *labels: Tensor) -> Tensor:
+        """Sample c and z_c in the model."""
+        return self._sample(self.law, *labels)
+
+    def posterior(self, h: Tensor, *labels: Tensor) -> Tensor:
+        """Sample c and z_c in the guide, from features of x."""
+        return self._sample(self.head(h), *labels)
+
+    def _sample(self, law: GaussianMixture, *labels: Tensor) -> Tensor:
+        c = pyro.sample("c", self._cluster(law.logits, *labels), infer={"enumerate": "parallel"})
+        m, s = Vindex(law.loc)[..., c, :], Vindex(law.scale)[..., c, :]
+        return pyro.sample("z_c", Normal(m, s).to_event(1))
+
+    def _cluster(self, logits: Tensor, *labels: Tensor) -> Categorical:
+        return Categorical(logits=logits)
+
+
+class LabelledClusters(EnumeratedClusters):
+    """z_c with clusters that are classes, of which some data have labels.
+
+    Model and guide are given two arrays beside x: the labels (n,), integers from 0 to K - 1, and whether each is known, booleans
+    (n,); an unknown label may be any class. With e_y the law that is sure of y,
+
+        p(c) = known e_y + (1 - known) w,    q(c | x) = known e_y + (1 - known) q(c | x),
+
+    so the bound is that of log p(x | y) where the label is known, and of log p(x) where it is not. Where it is known the bound says nothing
+    of q(c | x): what that is to learn from labels is a term of its own, :class:`ppvae.infer.LabelTerm`.
+
+    :param dim: dimension of z_c.
+    :param clusters: number of classes K.
+    """
+
+    @records_options
+    def __init__(self, dim: int = 10, clusters: int = 10):
+        super().__init__(dim, clusters)
+        self.given = (constraints.integer_interval(0, clusters - 1), constraints.boolean)
+
+    def _cluster(self, logits: Tensor, *labels: Tensor) -> Categorical:
+        y, known = labels
+        other = y.unsqueeze(-1) != torch.arange(self.clusters, device=y.device)
+        # exp(-1000) is 0 in every dtype; minus infinity would make 0 times infinity of the terms it is to leave out.
+        sure = -1000 * other.to(logits.dtype)
+        return Categorical(logits=torch.where(known.unsqueeze(-1) > 0, sure, logits))

@@ -1,0 +1,300 @@
+"""The command line: what it writes, that a run can be repeated, and what it says when something is wrong."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import ppvae
+from ppvae.cli import main
+from ppvae.cli.options import record
+from ppvae.cli.preparation import Redrawn, open_data
+
+TINY = ["--epochs", "2", "--hidden", "16", "--batch-size", "400", "--progress", "false"]
+FILES = {"model.safetensors", "history.csv", "run.yaml"}
+
+
+def ok(*words) -> None:
+    assert main([str(word) for word in words]) == 0
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A tiny trained and evaluated run."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    ok("fit", "spherical-vae", "--data", "digits", "--out", folder, *TINY)
+    ok("evaluate", folder, "--num-samples", 20)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["fit", "--help"], ["models"], ["evaluate", "--help"], ["demo", "--help"]]
+)
+def test_help_needs_no_torch(words):
+    code = f"""
+import sys, ppvae
+try:
+    import ppvae.models
+except ImportError:
+    ppvae.__path__.append('.')
+from ppvae.cli import main
+try:
+    main({words})
+except SystemExit:
+    pass
+print('LOADED', *sorted({{m.split('.')[0] for m in sys.modules}}))
+"""
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    loaded = out.rpartition("LOADED")[2].split()
+    assert "jsonargparse" in loaded
+    assert not {"torch", "pyro", "matplotlib", "numpy", "arviz"} & set(loaded)
+
+
+def test_the_overview_names_every_command(capsys):
+    ok()
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in ("demo", "fit", "evaluate", "generate", "report", "models", "data"))
+
+
+def test_the_help_of_a_model_has_its_own_options_with_their_lines(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "spherical-vae", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "--dim DIM ambient dimension of the latent z: 2 is the circle, 3 the sphere S^2 (int, default 3)" in out
+    assert "--hidden" in out and "default (256, 128)" in out
+    assert "--batch-size" in out and "--seed SEED" in out
+    assert "NAME is one of Bernoulli, " in out
+    assert not any(
+        f"--{word}" in out for word in ("encoder", "decoder", "shape", "objective", "callbacks", "batch_size")
+    )
+
+
+def test_a_run_holds_a_model_its_history_and_what_was_run(run):
+    assert {file.name for file in run.iterdir()} == FILES | {"evaluation.json"}
+    vae = ppvae.load(run / "model.safetensors")
+    assert type(vae).__name__ == "SphericalVAE" and tuple(vae.shape) == (1, 8, 8)
+    with open(run / "history.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["epoch"]) for row in rows] == [1, 2]
+    for row in rows:
+        assert float(row["elbo"]) == pytest.approx(float(row["reconstruction"]) - float(row["kl"]), abs=1e-4)
+        assert float(row["valid_elbo"]) < 0
+    ran = record(run / "run.yaml")
+    expected = {
+        "model": "spherical-vae",
+        "data": "digits",
+        "binarize": "dynamic",
+        "maximum": 16,
+        "hidden": [16],
+        "seed": 0,
+    }
+    assert expected.items() <= ran.items()
+    assert ran["versions"]["torch"] == torch.__version__
+
+
+def test_evaluation_agrees_with_the_library(run):
+    held = json.loads((run / "evaluation.json").read_text())
+    x = ppvae.data.binarize(ppvae.data.scale(ppvae.data.load("digits").test, 16), 2)
+    ll = ppvae.log_likelihood(ppvae.load(run / "model.safetensors"), x, num_samples=20, seed=0)
+    np.testing.assert_allclose(held["values"], ll.values)
+    assert held["log_likelihood"] == pytest.approx(ll.mean)
+    assert held["standard_error"] == pytest.approx(ll.standard_error)
+    # log p >= ELBO; and the KL of a von Mises-Fisher to the uniform law is not negative.
+    assert np.mean(held["values"]) > np.mean(held["elbo"])
+    assert len(held["kl"]) == len(x) and min(held["kl"]) >= 0
+
+
+def test_run_yaml_repeats_the_run(run, tmp_path):
+    ok("fit", "--config", run / "run.yaml", "--out", tmp_path / "b", "--progress", "false")
+    first, second = (ppvae.load(f / "model.safetensors").state_dict() for f in (run, tmp_path / "b"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert record(run / "run.yaml") == record(tmp_path / "b" / "run.yaml")
+
+
+def test_words_win_over_the_file_and_other_versions_are_told(run, tmp_path, capsys):
+    text = (run / "run.yaml").read_text().replace(torch.__version__, "1.0")
+    (tmp_path / "old.yaml").write_text(text)
+    ok("fit", "--config", tmp_path / "old.yaml", "--out", tmp_path / "b", "--progress", "false", "--epochs", 1)
+    assert record(tmp_path / "b" / "run.yaml")["epochs"] == 1
+    assert f"torch 1.0 then, {torch.__version__} now" in capsys.readouterr().err
+
+
+def test_print_config_is_a_file_that_repeats_the_run(run, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "spherical-vae", "--data", "digits", *TINY, "--print-config"])
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    ok("fit", "--config", tmp_path / "printed.yaml", "--out", tmp_path / "b")
+    first, second = (ppvae.load(f / "model.safetensors").state_dict() for f in (run, tmp_path / "b"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_is_replaced_only_by_force(run, tmp_path, capsys):
+    words = ["fit", "gaussian-vae", "--data", "digits", "--out", str(tmp_path), *TINY]
+    ok(*words)
+    (tmp_path / "evaluation.json").write_text("{}")
+    before = (tmp_path / "model.safetensors").read_bytes()
+    assert main([*words, "--seed", "1"]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    ok(*words, "--seed", "1", "--force")
+    assert (tmp_path / "model.safetensors").read_bytes() != before
+    assert {file.name for file in tmp_path.iterdir()} == FILES  # no old evaluation, no temporary file
+
+
+def test_generate_writes_pictures_and_arrays_and_replaces_none(run, tmp_path, capsys):
+    words = ["generate", str(run), "-n", "5", "--seed", "3", "--npy", f"{tmp_path}/x.npy", "--png", f"{tmp_path}/x.png"]
+    ok(*words)
+    x = np.load(tmp_path / "x.npy")
+    np.testing.assert_array_equal(x, ppvae.generate(ppvae.load(run / "model.safetensors"), 5, seed=3))
+    assert x.shape == (5, 1, 8, 8) and (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert main(words) == 2 and "x.npy exists" in capsys.readouterr().err
+    ok(*words, "--sample", "--force")
+    assert set(np.unique(np.load(tmp_path / "x.npy"))) == {0, 1}
+
+
+def test_report_of_one_run_and_of_two(run, tmp_path, capsys):
+    ok("fit", "gaussian-vae", "--data", "digits", "--out", tmp_path / "g", *TINY)
+    ok("report", run, tmp_path / "g", "--out", tmp_path / "both.html", "--title", "Two")
+    assert f"g has no log-likelihood yet: ppvae evaluate {tmp_path / 'g'}" in capsys.readouterr().out
+    text = (tmp_path / "both.html").read_text()
+    assert "<h1>Two</h1>" in text and "not evaluated" in text and "seen from" not in text
+    assert text.count("<img ") == 1 + 1 + 2 + 2  # curves, reconstructions, samples, latents
+
+
+def test_images_of_ones_own_with_a_normal_likelihood(tmp_path):
+    x, labels = np.random.default_rng(0).integers(0, 256, (200, 6, 5), dtype=np.uint8), np.arange(200) % 2
+    np.savez(tmp_path / "x.npz", x=x, labels=labels)
+    words = ["--likelihood", "Normal", "--likelihood.scale", "0.5", "--maximum", "255", *TINY]
+    ok("fit", "gaussian-vae", "--data", tmp_path / "x.npz", "--out", tmp_path / "n", *words)
+    ran = record(tmp_path / "n" / "run.yaml")
+    assert ran["likelihood"]["init_args"]["scale"] == 0.5 and ran["binarize"] == "none"
+    ok("evaluate", tmp_path / "n", "--num-samples", 10)
+    assert len(json.loads((tmp_path / "n" / "evaluation.json").read_text())["values"]) == 20
+    ok("report", tmp_path / "n")
+
+
+def test_a_table_of_ones_own(tmp_path):
+    np.save(tmp_path / "t.npy", np.random.default_rng(0).normal(size=(100, 4)))
+    ok("fit", "gaussian-vae", "--data", tmp_path / "t.npy", "--out", tmp_path / "t", "--likelihood", "Normal", *TINY)
+    ok("generate", tmp_path / "t", "--png", tmp_path / "t.png")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("fti", "no command 'fti'; did you mean fit?"),
+        ("fit", "name a model first"),
+        ("fit spherical-va --data digits --out {}", "'spherical-vae'"),
+        ("fit gaussian-vae --data digit --out {}", "did you mean 'digits'"),
+        ("fit gaussian-vae --data nothing.npy --out {}", "no file nothing.npy"),
+        ("fit gaussian-vae --out {}", "--data is missing"),
+        ("fit gaussian-vae --data digits", "--out is missing"),
+        ("fit gaussian-vae --batchsize 3", "no option --batchsize; did you mean --batch-size?"),
+        ("fit gaussian-vae --epochs=x", "--epochs: expected int, got x"),
+        ("fit gaussian-vae --hidden a,b", "--hidden: expected int, got a"),
+        ("fit gaussian-vae --binarize dyn", "--binarize: expected one of none, threshold, dynamic, got dyn"),
+        ("fit gaussian-vae --likelihood Norma", "no likelihood 'Norma'; did you mean Normal?"),
+        ("fit gaussian-vae --likelihood Normal --likelihood.scal 3", "no option --likelihood.scal"),
+        (
+            "fit gaussian-vae --data digits --out {} --likelihood Normal --likelihood.scale -3",
+            "expected scale > 0, got -3",
+        ),
+        ("fit gaussian-vae --data digits --out {} --epochs 0", "epochs: expected at least 1, got 0"),
+        ("fit gaussian-vae --data digits --out {} --binarize none", "the Bernoulli likelihood needs data of 0 and 1"),
+        ("fit gaussian-vae --data digits --out {} --test 1797", "some of which must be left to train on"),
+        ("fit gaussian-vae --data digits --out {} --device nowhere", "--device nowhere: "),
+        ("fit gaussian-vae digits", "unexpected 'digits'"),
+        ("fit --config nothing.yaml", "no file nothing.yaml"),
+        ("evaluate {}", "is no run, as it has no model.safetensors"),
+        ("evaluate", "run"),
+        ("generate {}", "say where to write"),
+        ("report {}", "is no run"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(words, message, tmp_path, capsys):
+    assert main([word.format(tmp_path / "x") for word in words.split()]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("ppvae: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: gaussian-vae\ndime: 3", "no option 'dime'; did you mean dim?"),
+        ("dim: 3", "expected a line `model: NAME`"),
+        ("- 3", "expected lines `option: value`, got list"),
+        ("{", "not YAML"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said_too(text, message, tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(text)
+    assert main(["fit", "--config", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "x")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_debugging_shows_where_an_error_comes_from(monkeypatch):
+    monkeypatch.setenv("PPVAE_DEBUG", "1")
+    with pytest.raises(ValueError, match="no data set is named 'nothing'"):
+        main(["fit", "gaussian-vae", "--data", "nothing", "--out", "nowhere"])
+
+
+def test_files_that_are_no_data_are_refused(tmp_path, capsys):
+    np.save(tmp_path / "one.npy", np.zeros(5))
+    np.savez(tmp_path / "keys.npz", y=np.zeros((5, 2)))
+    np.save(tmp_path / "objects.npy", np.array([[{}]], dtype=object), allow_pickle=True)
+    for file, message in (
+        ("one.npy", "shape (n, *shape)"),
+        ("keys.npz", "has the keys y; expected x"),
+        ("objects.npy", "pickle"),
+    ):
+        assert main(["fit", "gaussian-vae", "--data", str(tmp_path / file), "--out", str(tmp_path / "x")]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_every_datum_is_in_one_part(tmp_path):
+    np.save(tmp_path / "t.npy", np.arange(100.0)[:, None])
+    for test, sizes in ((None, (80, 10, 10)), (30, (67, 3, 30))):
+        found = open_data(str(tmp_path / "t.npy"), test)
+        parts = (found.train, found.validation, found.test)
+        assert tuple(map(len, parts)) == sizes
+        assert sorted(np.concatenate(parts)[:, 0]) == list(range(100))
+
+
+def test_test_data_of_a_named_set():
+    whole = ppvae.data.load("digits")
+    np.testing.assert_array_equal(open_data("digits", 100).test, whole.test[:100])
+    assert len(open_data("digits", 100).train) == len(whole.train)
+    split = open_data("digits", 1000)
+    assert [len(x) for x in (split.train, split.validation, split.test)] == [697, 100, 1000]
+    np.testing.assert_array_equal(split.test[-len(whole.test) :], whole.test)
+    np.testing.assert_array_equal(split.test_labels[-len(whole.test) :], whole.test_labels)
+
+
+def test_dynamic_binarisation_draws_anew_with_the_right_probabilities():
+    intensities = torch.rand(10, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    data = Redrawn(intensities)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = torch.stack([data.__getitems__(list(range(10))) for _ in range(2000)])
+    assert set(draws.unique().tolist()) == {0, 1}
+    spread = (intensities * (1 - intensities) / 2000).sqrt()
+    assert ((draws.mean(0) - intensities).abs() < 5 * spread + 1e-6).all()
+
+
+def test_the_demo_writes_a_report_and_replaces_only_its_own(tmp_path, capsys):
+    words = ["demo", "--data", "digits", "--epochs", "1", "--out", str(tmp_path)]
+    ok(*words)
+    out = capsys.readouterr().out
+    assert "SphericalVAE, S² − GaussianVAE, R², paired:" in out
+    assert "1,000 test data of digits, binarised at random" in out
+    assert (tmp_path / "report.html").resolve().as_uri() in out
+    assert {file.name for file in tmp_path.iterdir()} == {"gaussian-vae", "spherical-vae", "report.html"}
+    (tmp_path / "mine.txt").touch()
+    assert main(words) == 2
+    assert "mine.txt, which no demo wrote" in capsys.readouterr().err

@@ -1,0 +1,203 @@
+"""Plots: what is drawn where, read back from the figures, and no trace left in matplotlib."""
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from torch.distributions import constraints
+
+from ppvae import plotting
+from ppvae.manifolds import sphere
+
+rng = np.random.default_rng(0)
+LABELS = np.arange(60) % 10
+
+
+def unit(m: int, n: int = 60) -> np.ndarray:
+    x = rng.normal(size=(n, m))
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def drawn(figure) -> np.ndarray:
+    """All scattered points of a figure."""
+    offsets = [c.get_offsets() for axes in figure.axes for c in axes.collections if len(c.get_offsets())]
+    return np.concatenate(offsets)
+
+
+def history(epochs: int = 5, valid: bool = True) -> dict[str, list[float]]:
+    epoch = [float(e) for e in range(1, epochs + 1)]
+    values = {"elbo": [-9 + e for e in epoch], "reconstruction": [-8 + e for e in epoch], "kl": [1.0 for e in epoch]}
+    return {"epoch": epoch, **values} | ({f"valid_{k}": v for k, v in values.items()} if valid else {})
+
+
+@pytest.mark.parametrize(
+    ("points", "manifold"),
+    [
+        (rng.normal(size=(60, 1)), constraints.real_vector),
+        (rng.normal(size=(60, 2)), constraints.real_vector),
+        (rng.normal(size=(60, 5)), constraints.real_vector),
+        (unit(2), sphere),
+        (unit(3), sphere),
+        (unit(7), sphere),
+        (np.stack([unit(2), unit(2)], 1), constraints.independent(sphere, 1)),
+        (rng.normal(size=(60, 3, 3)), None),
+        (rng.normal(size=(60, 1)), None),
+        (np.ones((60, 4)), None),
+    ],
+    ids=lambda value: str(np.shape(value)) if isinstance(value, np.ndarray) else type(value).__name__,
+)
+@pytest.mark.parametrize("labels", [None, LABELS.astype(str), rng.normal(size=60)], ids=["", "classes", "quantity"])
+def test_every_latent_space_has_a_picture(points, manifold, labels):
+    picture = plotting.png(plotting.plot_latent(points, labels, manifold), dpi=40)
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_the_plane_shows_the_points_as_they_are():
+    z = rng.normal(size=(60, 2))
+    shown = drawn(plotting.plot_latent(z, None, constraints.real_vector))
+    np.testing.assert_allclose(shown, z)
+
+
+def test_the_two_hemispheres_show_each_point_once_and_keep_areas():
+    z = unit(3, 20_000)
+    disks = [
+        np.concatenate([c.get_offsets() for c in axes.collections])
+        for axes in plotting.plot_latent(z, None, sphere).axes
+    ]
+    assert sum(map(len, disks)) == len(z)
+    for disk in disks:
+        radius2 = np.square(disk).sum(1)
+        assert radius2.max() <= 1 + 1e-9
+        # Equal areas: uniform points on the sphere have uniform squared radii in the disk, mean 1/2 and variance 1/12.
+        assert abs(radius2.mean() - 0.5) < 4 * np.sqrt(1 / 12 / len(disk))
+
+
+def test_a_hemisphere_has_its_axes_where_an_observer_sees_them():
+    """From +z1 with z3 up, +z2 is to the right; from -z1 it is to the left."""
+    front, back = plotting.plot_latent(np.array([[0.6, 0.8, 0.0], [-0.6, 0.8, 0.0]]), None, sphere).axes
+    (right,), (left,) = front.collections[-1].get_offsets(), back.collections[-1].get_offsets()
+    assert right[0] > 0.5 and left[0] < -0.5
+    assert right[1] == left[1] == 0
+
+
+def test_the_ring_shows_angles():
+    z = unit(2)
+    shown = drawn(plotting.plot_latent(z, None, sphere))
+    np.testing.assert_allclose(shown[:, 0], np.arctan2(z[:, 1], z[:, 0]))
+
+
+def test_principal_coordinates_keep_the_distances_of_a_plane_in_space():
+    plane = rng.normal(size=(60, 2)) * [3, 1]
+    turn = np.linalg.qr(rng.normal(size=(6, 6)))[0][:, :2]
+    shown = drawn(plotting.plot_latent(plane @ turn.T))
+    np.testing.assert_allclose(
+        np.linalg.norm(shown[0] - shown[1:], axis=1), np.linalg.norm(plane[0] - plane[1:], axis=1)
+    )
+
+
+def test_classes_differ_in_colour_and_marker_and_are_named():
+    figure = plotting.plot_latent(rng.normal(size=(60, 2)), LABELS, constraints.real_vector)
+    assert len(set(plotting.COLORS)) == 10
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [str(k) for k in range(10)]
+    looks = {(plotting.COLORS[i % 10], plotting.MARKERS[i % len(plotting.MARKERS)]) for i in range(70)}
+    assert len(looks) == 70
+
+
+def test_more_classes_than_colours_can_tell_have_no_names_in_the_picture():
+    figure = plotting.plot_latent(rng.normal(size=(60, 2)), np.arange(60) // 2, constraints.real_vector)
+    assert not figure.legends and not figure.axes[0].texts
+
+
+def test_a_registered_plot_is_used_also_under_independent(monkeypatch):
+    monkeypatch.setattr(plotting, "_PLOTS", dict(plotting._PLOTS))
+
+    class Somewhere(constraints.Constraint):
+        event_dim = 1
+
+    seen = []
+
+    def plot(points, labels):
+        seen.append((points.shape, labels))
+        return plotting.principal_plot(points, labels)
+
+    plotting.register_plot(Somewhere(), plot)
+    plotting.plot_latent(rng.normal(size=(5, 3)), None, constraints.independent(Somewhere(), 1))
+    assert seen == [((5, 3), None)]
+
+
+@pytest.mark.parametrize("points", [np.zeros((0, 2)), np.zeros(3)])
+def test_latents_of_another_shape_are_refused(points):
+    with pytest.raises(ValueError, match="expected latent points of shape"):
+        plotting.plot_latent(points)
+
+
+def test_labels_must_be_one_per_point():
+    with pytest.raises(ValueError, match=r"expected one label per point, shape \(60,\), got shape \(59,\)"):
+        plotting.plot_latent(unit(3), LABELS[1:], sphere)
+
+
+def test_learning_curves_show_elbo_reconstruction_and_kl_apart():
+    histories = {"A": history(), "B": history(3, valid=False)}
+    figure = plotting.learning_curves(histories)
+    for axes, key in zip(figure.axes, ("elbo", "reconstruction", "kl"), strict=True):
+        lines = {line.get_label(): line for line in axes.lines}
+        assert set(lines) == {"A, training", "A, validation", "B, training"}
+        np.testing.assert_array_equal(lines["A, training"].get_ydata(), histories["A"][key])
+        np.testing.assert_array_equal(lines["A, validation"].get_ydata(), histories["A"][f"valid_{key}"])
+        assert axes.get_xlabel() == "epoch" and axes.get_ylabel() == "nats per datum"
+    assert plotting.png(figure, dpi=40)
+
+
+def test_learning_curves_want_an_epoch():
+    with pytest.raises(ValueError, match="at least one epoch"):
+        plotting.learning_curves({"A": {"epoch": [], "elbo": []}})
+
+
+def test_error_bars_are_two_standard_errors():
+    figure = plotting.plot_estimates({"A": -3.0, "B": -2.0}, {"A": 0.5, "B": 0.25}, "nats")
+    bars = [segment for container in figure.axes[0].containers for segment in container[2][0].get_segments()]
+    np.testing.assert_allclose([bar[:, 0] for bar in bars], [[-4.0, -2.0], [-2.5, -1.5]])
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["A", "B"]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (3, 8, 8), (5,), (2, 4, 4)])
+def test_rows_and_grids_take_images_and_anything_else(shape):
+    x = rng.random((6, *shape))
+    assert plotting.png(plotting.image_rows({"data": x, "reconstruction": 1 - x}), dpi=40)
+    assert plotting.png(plotting.image_grid(x), dpi=40)
+
+
+def test_a_grid_keeps_every_pixel():
+    x = rng.random((5, 1, 8, 8))
+    x[0, 0, 0, 0], x[0, 0, 0, 1] = 0, 1
+    pixels = plotting.image_grid(x, columns=2).axes[0].images[0].get_array()
+    np.testing.assert_allclose(pixels[:8, :8, 0], x[0, 0])
+    np.testing.assert_allclose(pixels[18:26, :8, 2], x[4, 0])
+    assert pixels.shape == (26, 17, 3)
+
+
+def test_rows_must_agree():
+    with pytest.raises(ValueError, match="rows of one shape"):
+        plotting.image_rows({"a": np.zeros((2, 4, 4)), "b": np.zeros((3, 4, 4))})
+
+
+def test_no_global_state_of_matplotlib_is_touched():
+    before = matplotlib.rcParams.copy()
+    plotting.png(plotting.plot_latent(unit(3), LABELS, sphere), dpi=40)
+    assert matplotlib.rcParams.copy() == before
+    imported = [
+        ast.unparse(n) for n in ast.walk(ast.parse(Path(plotting.__file__).read_text())) if "Import" in type(n).__name__
+    ]
+    assert not [line for line in imported if "pyplot" in line or "matplotlib.use" in line]
+
+
+def test_a_missing_matplotlib_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    spec = importlib.util.spec_from_file_location("plotting_again", plotting.__file__)
+    with pytest.raises(ImportError, match=r'pip install "ppvae\[report\]"'):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
