@@ -70,7 +70,7 @@ class GaussianMixtureVAE(nn.Module):
         self.given = (*self.clusters.given, *self.likelihood.given)
         inputs, outputs = channels(shape, self.likelihood.in_features), channels(shape, self.likelihood.features)
         self.encoder = Batched(encoder or MLP(inputs, (self.clusters.features,), hidden), len(shape))
-        self.decoder = Batched(decoder or MLP((self.dim,), outputs, hidden[::-1]), 1)
+        self.decoder = Batched(decoder or MLP((self.dim,), outputs, hidden[::-1]), 1, outputs)
 
     def decode(self, z_c: Tensor, *given: Tensor) -> TorchDistribution:
         """p(x | z_c) for latents z_c of shape (..., dim)."""

@@ -62,7 +62,7 @@ class GaussianVAE(nn.Module):
             channels(shape, self.likelihood.features),
         )
         self.encoder = Batched(encoder or MLP(inputs, (self.head.features,), hidden), len(shape))
-        self.decoder = Batched(decoder or MLP((dim,), outputs, hidden[::-1]), 1)
+        self.decoder = Batched(decoder or MLP((dim,), outputs, hidden[::-1]), 1, outputs)
 
     def decode(self, z: Tensor, *given: Tensor) -> TorchDistribution:
         """p(x | z) for latents z of shape (..., dim)."""

@@ -9,12 +9,17 @@ f is any embedding: a closed form of ``ppvae.manifolds.embeddings``, five lines 
 ``WassersteinEmbedding``, whose parameters are frozen here. Where f is not injective the left KL is the smaller one: the bound
 still holds, for the prior f#U, and is looser than it could be [2]. Nothing is inverted.
 
-Two remedies for a closed manifold, which no Beta on an interval covers. A group action encoder a(x) [1] turns z:
+Three remedies for a closed manifold, which no Beta on a box covers. A group action encoder a(x) [1] turns z:
 
     z = a(x) f(z_hid),      p(x) = int p(x | g f(z_hid)) dz_hid  for every element g
 
 The second line, and with it the KL and every log-likelihood, holds if and only if f#U is invariant under the group: this is
-checked when the VAE is built. Or, on circles and tori, ``head=UnrolledCircleHead(n)``: a posterior without a seam.
+checked when the VAE is built. On circles and tori ``head=UnrolledCircleHead(n)`` is a posterior without a seam. An atlas suits every closed
+manifold: ``cells`` cuts [0, 1]^n into K boxes, the charts, so that the posterior is a mixture of Betas that lies on both sides of a seam,
+
+    p(c) = 1 / K,    q(c, z_hid | x) = q(c | x) q(z_hid | x, c),    z = f((corner_c + z_hid) / cells)
+
+and f need be smooth within each cell alone. The chart c is summed out: fit(..., objective=EnumeratedELBO()).
 
 References:
     [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models
@@ -23,12 +28,14 @@ References:
         https://arxiv.org/abs/2106.13746
 """
 
+import math
 from collections.abc import Sequence
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.ops.indexing import Vindex
 from torch import Size, Tensor, nn
 
 from ppvae.distributions import center
@@ -60,6 +67,8 @@ class ManifoldVAE(nn.Module):
         factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
     :param head: posterior head q(z_hid | features) with values in [0, 1]^n; a product of Betas where None.
     :param action: group whose element a(x) turns f(z_hid), e.g. ``RotatePlanes()`` on the circle; none where None.
+    :param cells: into how many parts each side of [0, 1]^n is cut, e.g. ``(2, 3)``: the charts of an atlas. The encoder then ends in
+        ``head.features`` for every chart, the action's, and a logit for every chart.
     :param tolerance: how far f#U may be from invariant under the group: the largest change of its log density in nats,
         which bounds the error of log-likelihoods, and distance from f(Z) in sizes of f(Z).
     :raises ValueError: if f and the group do not fit, or f#U is not invariant within the tolerance.
@@ -76,6 +85,7 @@ class ManifoldVAE(nn.Module):
         likelihood: Likelihood | None = None,
         head: nn.Module | None = None,
         action: GroupAction | None = None,
+        cells: Sequence[int] | None = None,
         tolerance: float = 1e-3,
     ):
         super().__init__()
@@ -88,8 +98,14 @@ class ManifoldVAE(nn.Module):
         self.head = head or UnimodalBetaHead(self.dim)
         self.action = action
         inputs, outputs = channels(shape, self.likelihood.in_features), channels(shape, self.likelihood.features)
-        features = self.head.features + (action.features if action else 0)
-        self.encoder = Batched(encoder or MLP(inputs, (features,), hidden), len(shape))
+        if cells is not None and (len(cells) != self.dim or min(cells) < 1):
+            raise ValueError(f"cells: expected {self.dim} numbers of at least 1, one for each side of the box, got {cells}")
+        self.charts = math.prod(cells) if cells else 1
+        self.register_buffer("cells", torch.tensor([float(n) for n in cells]) if cells else None)
+        corners = torch.cartesian_prod(*[torch.arange(float(n)) for n in cells]) if cells else None
+        self.register_buffer("corners", None if corners is None else corners.reshape(-1, self.dim))
+        self.sizes = (self.charts * self.head.features, action.features if action else 0, self.charts if cells else 0)
+        self.encoder = Batched(encoder or MLP(inputs, (sum(self.sizes),), hidden), len(shape))
         self.decoder = Batched(decoder or MLP((self.embedding.ambient,), outputs, hidden[::-1]), 1)
         if action:
             self._check_invariance(action, tolerance)
@@ -108,19 +124,21 @@ class ManifoldVAE(nn.Module):
                 "invariance the KL and log-likelihoods are wrong by as much: take another f or group, or a tolerance you accept"
             )
 
-    def embed(self, z_hid: Tensor, h: Tensor) -> Tensor:
-        """z of shape (..., m): f(z_hid), turned by the group element of the features h where there is an action."""
-        z = self.embedding(z_hid)
-        return self.action(h[..., self.head.features :], z) if self.action else z
+    def embed(self, z_hid: Tensor, g: Tensor, c: Tensor | None = None) -> Tensor:
+        """z of shape (..., m): f(z_hid) in chart c, turned by the group element of the features g where there is an action."""
+        z = self.embedding(z_hid if c is None else (self.corners[c] + z_hid) / self.cells)
+        return self.action(g, z) if self.action else z
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of the head, (..., charts, head.features), of the action, and logits of the charts."""
+        h, g, logits = self.encoder(self.likelihood.inputs(x, len(self.shape))).split(self.sizes, -1)
+        return h.unflatten(-1, (self.charts, -1)), g, logits
 
     def latent(self, x: Tensor) -> Tensor:
-        """The point of the manifold that stands for q(z | x), of shape (..., m)."""
-        h = self.features(x)
-        return self.embed(center(self.head(h[..., : self.head.features])), h)
-
-    def features(self, x: Tensor) -> Tensor:
-        """What the encoder says of x: features of the head, then of the action."""
-        return self.encoder(self.likelihood.inputs(x, len(self.shape)))
+        """The point of the manifold that stands for q(z | x), of shape (..., m): the centre of the most probable chart's law."""
+        h, g, logits = self.encode(x)
+        c = logits.argmax(-1) if self.cells is not None else None
+        return self.embed(center(self.head(_chart(h, c))), g, c)
 
     def decode(self, z: Tensor, *given: Tensor) -> TorchDistribution:
         """p(x | z) for points z of the manifold, shape (..., m)."""
@@ -130,12 +148,26 @@ class ManifoldVAE(nn.Module):
         """p(x, z_hid) for a batch x of shape (batch, *shape); x itself is read for a(x) alone."""
         register(self)
         with pyro.plate("data", x.shape[0]):
+            c = self._sample_chart(x.new_zeros(self.charts))
             z_hid = pyro.sample("z_hid", dist.Uniform(x.new_zeros(self.dim), x.new_ones(self.dim)).to_event(1))
-            z = pyro.deterministic("z", self.embed(z_hid, self.features(x) if self.action else x), event_dim=1)
+            g = self.encode(x)[1] if self.action else x
+            z = pyro.deterministic("z", self.embed(z_hid, g, c), event_dim=1)
             return pyro.sample("x", self.decode(z, *given), obs=x)
 
     def guide(self, x: Tensor, *given: Tensor) -> Tensor:
         """q(z_hid | x)."""
         register(self)
         with pyro.plate("data", x.shape[0]):
-            return pyro.sample("z_hid", self.head(self.features(x)[..., : self.head.features]))
+            h, _, logits = self.encode(x)
+            c = self._sample_chart(logits)
+            return pyro.sample("z_hid", self.head(_chart(h, c)))
+
+    def _sample_chart(self, logits: Tensor) -> Tensor | None:
+        if self.cells is None:
+            return None
+        return pyro.sample("c", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+
+
+def _chart(h: Tensor, c: Tensor | None) -> Tensor:
+    """The features of chart c, those of the only one where c is None."""
+    return h.squeeze(-2) if c is None else Vindex(h)[..., c, :]

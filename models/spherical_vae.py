@@ -61,6 +61,8 @@ class SphericalVAE(nn.Module):
         head: PosteriorHead | None = None,
     ):
         super().__init__()
+        if dim < 2:
+            raise ValueError(f"dim: expected the ambient dimension, at least 2 (2 is the circle), got {dim}")
         self.shape, self.dim = Size(shape), dim
         self.likelihood = likelihood or BernoulliLikelihood()
         self.given = self.likelihood.given
@@ -70,7 +72,7 @@ class SphericalVAE(nn.Module):
             channels(shape, self.likelihood.features),
         )
         self.encoder = Batched(encoder or MLP(inputs, (self.head.features,), hidden), len(shape))
-        self.decoder = Batched(decoder or MLP((dim,), outputs, hidden[::-1]), 1)
+        self.decoder = Batched(decoder or MLP((dim,), outputs, hidden[::-1]), 1, outputs)
 
     def decode(self, z: Tensor, *given: Tensor) -> TorchDistribution:
         """p(x | z) for latents z of shape (..., dim)."""

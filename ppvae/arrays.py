@@ -17,6 +17,12 @@ from ppvae.nn import unregistered
 VAE = Any  # an nn.Module with model, guide and shape
 
 
+def check_pair(vae: VAE) -> None:
+    """Raise a ValueError if ``vae`` is not a module with ``model``, ``guide`` and ``shape``."""
+    if not (isinstance(vae, nn.Module) and all(hasattr(vae, name) for name in ("model", "guide", "shape"))):
+        raise ValueError(f"vae: expected a torch module with model, guide and shape, got {type(vae).__name__}")
+
+
 def home(vae: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Device and dtype of the parameters of a VAE."""
     parameter = next(p for p in vae.parameters() if p.is_floating_point())
@@ -109,17 +115,21 @@ def _hint(x: Tensor, shape: tuple[int, ...], listed: bool) -> str:
     return "; the VAE was built for another shape"
 
 
+def check_finite(x: Tensor) -> None:
+    """Raise a ValueError if a value of x is NaN or infinite."""
+    finite = torch.isfinite(x).reshape(x.shape[0], -1).all(1)
+    if not finite.all():
+        raise ValueError(
+            f"x: expected finite numbers, got {_range(x)}, first in row {_first(finite)}. Remove or impute these rows."
+        )
+
+
 def check_support(vae: VAE, data: tuple[Tensor, ...], chunk: int = 4096) -> None:
     """Raise a ValueError if a value of x is outside the support of the likelihood at the observed site.
 
     The law is that of the first datum: the support of a likelihood does not depend on the latent.
     """
-    finite = torch.isfinite(data[0]).reshape(data[0].shape[0], -1).all(1)
-    if not finite.all():
-        raise ValueError(
-            f"x: expected finite numbers, got {_range(data[0])}, first in row {_first(finite)}. Remove or impute these "
-            "rows."
-        )
+    check_finite(data[0])
     # Pyro's own checks would speak of what the encoder makes of values that it cannot read.
     with torch.no_grad(), evaluating(vae), own_store(), seeded(0), pyro.validation_enabled(False):
         guide_trace = poutine.trace(vae.guide).get_trace(*(t[:1] for t in data))
@@ -191,9 +201,9 @@ def _scaling(x: Tensor) -> str:
 
 def _advice(likelihood: str, x: Tensor) -> str:
     if likelihood == "Bernoulli":
-        scaling = "" if 0 <= x.min() and x.max() <= 1 else f"{_scaling(x)} Then "
+        scaling = "Binarise" if 0 <= x.min() and x.max() <= 1 else f"{_scaling(x)} Then binarise"
         return (
-            f"{scaling}binarise grey values in [0, 1], e.g. fit(..., transform=ppvae.transforms.DynamicBinarization()) "
+            f"{scaling} grey values in [0, 1], e.g. fit(..., transform=ppvae.transforms.DynamicBinarization()) "
             "or choose a likelihood for them, e.g. likelihood=ppvae.nn.ContinuousBernoulliLikelihood()."
         )
     if likelihood == "ContinuousBernoulli":

@@ -202,7 +202,8 @@ def _build(path: Any, header: dict[str, Any]) -> nn.Module:
         )
     options = {name: _revive(path, value) for name, value in header["options"].items()}
     try:
-        return models.find(header["model"])(**options)
+        with torch.random.fork_rng(devices=[]):  # for initial weights that are replaced at once
+            return models.find(header["model"])(**options)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: the options in its header do not fit {header['model']}: {error}") from error
 

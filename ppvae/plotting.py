@@ -264,20 +264,20 @@ def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> F
     return figure
 
 
-def plot_estimates(values: Mapping[str, float], errors: Mapping[str, float], xlabel: str) -> Figure:
+def plot_estimates(values: Mapping[str, float | None], errors: Mapping[str, float], xlabel: str) -> Figure:
     """One point per model with a bar of two standard errors to each side.
 
-    :param values: name of the model to its estimate.
+    :param values: name of the model to its estimate; None is left out, and keeps its colour from the others.
     :param errors: name of the model to its standard error, in the same unit.
     :param xlabel: what was estimated, and its unit.
     """
-    figure, axes = _axes(6.6, 0.95 + 0.42 * len(values))
-    for i, (name, value) in enumerate(values.items()):
-        axes.errorbar(
-            value, i, xerr=2 * errors[name], color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)], capsize=4
-        )
-    axes.set(yticks=range(len(values)), xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
-    axes.set_yticklabels(list(values))
+    shown = [(i, name, value) for i, (name, value) in enumerate(values.items()) if value is not None]
+    figure, axes = _axes(6.6, 0.95 + 0.42 * len(shown))
+    for row, (i, name, value) in enumerate(shown):
+        look: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
+        axes.errorbar(value, row, xerr=2 * errors[name], capsize=4, **look)
+    axes.set(yticks=range(len(shown)), xlabel=xlabel, ylim=(len(shown) - 0.5, -0.5))
+    axes.set_yticklabels([name for _, name, _ in shown])
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
     return figure

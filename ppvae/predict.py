@@ -19,9 +19,9 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Independent
 
-from ppvae.arrays import VAE, check_support, evaluating, home, own_store, seeded, to_tensors
+from ppvae.arrays import VAE, check_finite, check_pair, check_support, evaluating, home, own_store, seeded, to_tensors
 from ppvae.distributions import center
-from ppvae.infer import CenterMessenger, TensorELBO
+from ppvae.infer import ELBO, CenterMessenger
 from ppvae.infer.elbo import latents
 from ppvae.infer.iwae import log_weight_parts
 
@@ -33,10 +33,11 @@ def encode(vae: VAE, x: Array, *given: Array, batch_size: int = 4096) -> Any:
 
     :param x: data of shape (n, *vae.shape); ``given`` is what the model is conditioned on.
     :return: array (n, *event) of the latent site, or a dict of such arrays where there are several sites.
+    :raises ValueError: if x has another shape or dtype than the VAE reads, or values that are not finite.
     """
     parts: dict[str, list[Tensor]] = {}
     with _asking(vae), CenterMessenger():
-        for batch in _batches(to_tensors(vae, (x, *given)), batch_size):
+        for batch in _batches(_finite(vae, x, *given), batch_size):
             for site in latents(poutine.trace(vae.guide).get_trace(*batch)):
                 parts.setdefault(site["name"], []).append(site["value"])
     codes = {name: _like(torch.cat(values), x) for name, values in parts.items()}
@@ -47,10 +48,12 @@ def reconstruct(vae: VAE, x: Array, *given: Array, sample: bool = False, batch_s
     """The mean of p(x | z) at the centre of q(z | x), or with ``sample`` a draw from it; shape of x.
 
     Of classes it is the most probable one in place of the mean, of points of a curved space the centre.
+
+    :raises ValueError: if x has another shape or dtype than the VAE reads, or values that are not finite.
     """
     out = []
     with _asking(vae):
-        for batch in _batches(to_tensors(vae, (x, *given)), batch_size):
+        for batch in _batches(_finite(vae, x, *given), batch_size):
             with CenterMessenger():
                 guide_trace = poutine.trace(vae.guide).get_trace(*batch)
             out.append(_observation(poutine.replay(vae.model, trace=guide_trace), batch, sample))
@@ -71,9 +74,9 @@ def generate(
     """
     if n < 1:
         raise ValueError(f"generate: expected n of at least 1, got {n}")
-    device, dtype = home(vae)
-    blank = torch.zeros((n, *vae.shape), dtype=dtype, device=device)
     with _asking(vae, seed):
+        device, dtype = home(vae)
+        blank = torch.zeros((n, *vae.shape), dtype=dtype, device=device)
         batches = _batches(to_tensors(vae, (blank, *given)), batch_size)
         return torch.cat([_observation(vae.model, batch, sample) for batch in batches]).cpu().numpy()
 
@@ -144,13 +147,6 @@ class LogLikelihood:
     __repr__ = __str__
 
 
-class _Traces(TensorELBO):
-    """Traces with particles, of which no loss is asked."""
-
-    def terms(self, model_trace: Any, guide_trace: Any) -> dict[str, Tensor]:
-        raise TypeError("no loss is defined")
-
-
 def log_likelihood(
     vae: VAE, x: Array, *given: Array, num_samples: int = 500, seed: int | None = None, chunk: int = 50_000
 ) -> LogLikelihood:
@@ -172,36 +168,42 @@ def log_likelihood(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples: expected at least 1, got {num_samples}")
-    data = to_tensors(vae, (x, *given))
-    check_support(vae, data)
     particles = min(num_samples, max(1, chunk))
     rows = []
     with _asking(vae, seed):
+        data = to_tensors(vae, (x, *given))
+        check_support(vae, data)
         for batch in _batches(data, max(1, chunk // particles)):
             columns = []
             for start in range(0, num_samples, particles):
                 K = min(particles, num_samples - start)
-                objective = _Traces(K)
+                objective = ELBO(K)
                 model_trace, guide_trace = objective.traces(vae.model, vae.guide, *batch)
-                log_p, log_q, _ = log_weight_parts(model_trace, guide_trace, objective.max_plate_nesting)
-                columns.append((log_p - log_q).reshape(K, -1).mT.double().cpu())
+                log_p, log_ratio, _ = log_weight_parts(model_trace, guide_trace, objective.max_plate_nesting)
+                columns.append((log_p - log_ratio).reshape(K, -1).mT.double().cpu())
             rows.append(torch.cat(columns, 1))
     return LogLikelihood(torch.cat(rows).numpy())
 
 
 def _observation(model: Any, batch: tuple[Tensor, ...], sample: bool) -> Tensor:
-    site = poutine.trace(poutine.uncondition(model)).get_trace(*batch).nodes["x"]
     if sample:
-        return site["value"]
-    law = site["fn"]
+        return poutine.trace(poutine.uncondition(model)).get_trace(*batch).nodes["x"]["value"]
+    law = poutine.trace(model).get_trace(*batch).nodes["x"]["fn"]
     while isinstance(law, Independent):
         law = law.base_dist
     has_center = center.dispatch(type(law)) is not center.dispatch(object)
     return center(law) if has_center else law.mean
 
 
+def _finite(vae: VAE, *data: Array) -> tuple[Tensor, ...]:
+    tensors = to_tensors(vae, data)
+    check_finite(tensors[0])
+    return tensors
+
+
 @contextmanager
 def _asking(vae: VAE, seed: int | None = None) -> Iterator[None]:
+    check_pair(vae)
     with own_store(), evaluating(vae), torch.no_grad(), pyro.validation_enabled(False), seeded(seed):
         yield
 

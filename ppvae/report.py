@@ -127,7 +127,7 @@ def write(path: str | os.PathLike[str], runs: Sequence[Run], title: str = "", co
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     text = template.from_string(files("ppvae").joinpath("report.html").read_text(encoding="utf-8")).render(
-        title=title or " and ".join(names),
+        title=title or ", ".join(names),
         rows=[_row(run) for run in runs],
         notes=_notes(runs),
         differences=_differences(runs),
@@ -221,13 +221,12 @@ def _estimates(runs: Sequence[Run]) -> str:
     measured = {run.name: run.log_likelihood for run in runs if run.log_likelihood is not None}
     if len(measured) < 2:
         return ""
-    figure = plotting.plot_estimates(
-        {name: ll.mean for name, ll in measured.items()},
-        {name: ll.standard_error for name, ll in measured.items()},
-        "log-likelihood (nats per datum)",
-    )
-    values = "; ".join(f"{name} {plus_minus(ll.mean, ll.standard_error)}" for name, ll in measured.items())
-    return _img(figure, f"Log-likelihood with bars of two standard errors: {values}")
+    means = {name: ll.mean for name, ll in measured.items()}
+    errors = {name: ll.standard_error for name, ll in measured.items()}
+    values = {run.name: means.get(run.name) for run in runs}  # all of them, so that colours are those of the curves
+    figure = plotting.plot_estimates(values, errors, "log-likelihood (nats per datum)")
+    words = "; ".join(f"{name} {plus_minus(means[name], errors[name])}" for name in means)
+    return _img(figure, f"Log-likelihood with bars of two standard errors: {words}")
 
 
 def _curves(runs: Sequence[Run]) -> str:

@@ -13,13 +13,14 @@ from typing import Any, Protocol
 import pyro
 import torch
 from pyro import poutine
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ppvae.arrays import VAE, check_domain, check_support, evaluating, home, own_store, seeded, to_tensors
+from ppvae.arrays import VAE, check_domain, check_pair, check_support, evaluating, home, own_store, seeded, to_tensors
 from ppvae.checkpoint import Checkpoint, Generators, fingerprint, outline
 from ppvae.infer import ELBO, TensorELBO
 
@@ -104,7 +105,8 @@ def fit(
 
     Best is the smallest loss on the validation data at full KL weight (for the default objective: the largest
     validation ELBO). Where there are no validation data it is the smallest training loss of the epochs at full KL
-    weight. An interrupt (Ctrl-C) ends training with the best weights in hand.
+    weight. An interrupt (Ctrl-C) ends training with the best weights in hand, as does an error. Training starts from
+    the weights that the VAE has; ``torch.manual_seed`` before it is built fixes them.
 
     :param vae: a module with ``model(x, *given)``, ``guide(x, *given)`` and ``shape``.
     :param data: an array (numpy or tensor) of shape (n, *vae.shape), a tuple ``(x, *given)`` of arrays, a ``Dataset``
@@ -154,14 +156,23 @@ def fit(
     for name, rate in (("lr", lr), ("clip_norm", clip_norm)):
         if rate is not None and not 0 < rate < math.inf:
             raise ValueError(f"{name}: expected a positive number, got {rate}")
+    if optimizer is not None and (isinstance(optimizer, PyroOptim) or not callable(optimizer)):
+        raise ValueError(
+            "optimizer: expected a function from the parameters to a torch optimizer, such as "
+            f"lambda p: torch.optim.SGD(p, 0.1), got {type(optimizer).__name__}"
+        )
     if optimizer is not None and lr != LR:
         raise ValueError(f"lr: {lr} would not be used, since an optimizer is given; give it its learning rate there")
     if patience is not None and validation is None:
         raise ValueError("patience: early stopping watches the validation loss; pass validation=...")
     if resume and checkpoint is None:
         raise ValueError("resume: name the file to continue from: checkpoint=...")
-    if not (isinstance(vae, nn.Module) and all(hasattr(vae, name) for name in ("model", "guide", "shape"))):
-        raise ValueError(f"vae: expected a torch module with model, guide and shape, got {type(vae).__name__}")
+    if objective is not None and not isinstance(objective, TensorELBO):
+        raise ValueError(
+            f"objective: expected an object of ppvae.infer such as ELBO(), got {objective!r}; "
+            "Pyro's own objectives are trained with Pyro's SVI"
+        )
+    check_pair(vae)
     if checkpoint is not None and not resume and Path(checkpoint).exists():
         raise FileExistsError(f"{checkpoint} exists; continue it with resume=True, or choose another file")
 
@@ -172,7 +183,10 @@ def fit(
         if validation is not None:
             held_out = _batches(vae, validation, batch_size, transform, training=False, say=False)
         objective = objective or ELBO()
-        stepper = (optimizer or _adam(lr))([p for p in vae.parameters() if p.requires_grad])
+        parameters = [p for p in vae.parameters() if p.requires_grad]
+        stepper = _adam(lr)(parameters) if optimizer is None else optimizer(parameters)
+        if not isinstance(stepper, Optimizer):
+            raise ValueError(f"optimizer: expected it to make a torch optimizer, got {type(stepper).__name__} from it")
         _check_manifolds(vae, stepper)
         groups = [{k: v for k, v in group.items() if k != "params"} for group in stepper.param_groups]
         schedule = None if scheduler is None else scheduler(stepper)
@@ -451,9 +465,10 @@ class Sums:
         self.n += n
 
     def mean(self) -> dict[str, float]:
-        """Means in nats per datum, with ``elbo`` = reconstruction - kl."""
+        """Means in nats per datum, with ``elbo`` = reconstruction - kl where the objective tells them."""
         mean = {name: float(value) / self.n for name, value in self.total.items()}
-        return {"loss": mean.pop("loss"), "elbo": mean["reconstruction"] - mean["kl"], **mean}
+        elbo = {"elbo": mean["reconstruction"] - mean["kl"]} if {"reconstruction", "kl"} <= mean.keys() else {}
+        return {"loss": mean.pop("loss"), **elbo, **mean}
 
 
 def _evaluate(vae: VAE, objective: TensorELBO, batches: Batches, epoch: int) -> dict[str, float]:
@@ -477,8 +492,9 @@ def _copy(vae: VAE) -> dict[str, Tensor]:
 
 
 def _postfix(record: dict[str, float]) -> str:
-    shown = f"epoch {record['epoch']:.0f}, ELBO {record['elbo']:.2f}"
-    return shown + (f", validation {record['valid_elbo']:.2f} nats" if "valid_elbo" in record else " nats")
+    name, word = ("elbo", "ELBO") if "elbo" in record else ("loss", "loss")
+    shown = f"epoch {record['epoch']:.0f}, {word} {record[name]:.2f}"
+    return shown + (f", validation {record[f'valid_{name}']:.2f} nats" if f"valid_{name}" in record else " nats")
 
 
 def _blame(vae: VAE, batch: tuple[Tensor, ...], when: str) -> str:

@@ -1,6 +1,7 @@
 import warnings
 
 import numpy as np
+import pyro
 import pytest
 import torch
 from ppvae.models import GaussianVAE
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import ppvae
 from ppvae.arrays import check_support, evaluating, home, own_store, seeded, to_tensors
+from ppvae.infer import ELBO
 from ppvae.nn import ContinuousBernoulliLikelihood, NormalLikelihood, PoissonLikelihood
 from ppvae.transforms import DynamicBinarization, Threshold
 
@@ -64,7 +66,7 @@ TYPES = {
 VALUES = {
     "grey": (
         GREY,
-        r"Bernoulli likelihood \(0 or 1\), got values from .* to .*, first in row 0. binarise grey values .*DynamicBin",
+        r"Bernoulli likelihood \(0 or 1\), got values from .* to .*, first in row 0. Binarise grey values .*DynamicBin",
     ),
     "bytes": ((GREY * 255).astype(np.uint8), r"got values from \d to 25\d.*scale\(x, 255\).* Then binarise"),
     "16 greys": ((GREY * 16).round(), r"to 16, first in row 0. Divide .*scale\(x, 16\)"),
@@ -261,6 +263,11 @@ ARGUMENTS = [
     ({"lr": float("nan")}, "lr: expected a positive number, got nan"),
     ({"clip_norm": -1.0}, "clip_norm: expected a positive number, got -1.0"),
     ({"lr": 0.1, "optimizer": torch.optim.SGD}, "lr: 0.1 would not be used, since an optimizer is given"),
+    ({"optimizer": pyro.optim.Adam({"lr": 0.1})}, "expected a function from the parameters to a torch optimizer"),
+    ({"optimizer": torch.optim.Adam([torch.zeros(1)])}, "expected a function from the parameters .* got Adam"),
+    ({"optimizer": list}, "optimizer: expected it to make a torch optimizer, got list from it"),
+    ({"objective": pyro.infer.Trace_ELBO()}, "objective: expected an object of ppvae.infer such as ELBO"),
+    ({"objective": ELBO}, "objective: expected an object of ppvae.infer such as ELBO"),
     ({"resume": True}, "resume: name the file to continue from: checkpoint="),
 ]
 
@@ -275,6 +282,18 @@ def test_arguments_out_of_range(options, words):
 def test_what_is_no_vae_is_refused(model):
     with pytest.raises(ValueError, match="vae: expected a torch module with model, guide and shape, got"):
         ppvae.fit(model, BINARY)
+    for ask in (ppvae.encode, ppvae.reconstruct, ppvae.log_likelihood):
+        with pytest.raises(ValueError, match="vae: expected a torch module with model, guide and shape, got"):
+            ask(model, BINARY)
+    with pytest.raises(ValueError, match="vae: expected a torch module with model, guide and shape, got"):
+        ppvae.generate(model, 3)
+
+
+def test_codes_of_values_that_are_not_finite_are_refused():
+    x = np.where(np.arange(20).reshape(20, 1, 1, 1) == 7, np.nan, BINARY)
+    for ask in (ppvae.encode, ppvae.reconstruct):
+        with pytest.raises(ValueError, match=r"x: expected finite numbers, got 16 NaN.*first in row 7"):
+            ask(vae(), x)
 
 
 def test_an_unknown_option_is_met_with_the_nearest():

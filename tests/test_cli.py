@@ -6,13 +6,14 @@ import subprocess
 import sys
 
 import numpy as np
+import ppvae.models
 import pytest
 import torch
 
 import ppvae
 from ppvae.cli import main
 from ppvae.cli.options import record
-from ppvae.cli.preparation import Redrawn, open_data
+from ppvae.cli.preparation import open_data
 
 TINY = ["--epochs", "2", "--hidden", "16", "--batch-size", "400", "--progress", "false"]
 FILES = {"model.safetensors", "history.csv", "run.yaml"}
@@ -32,7 +33,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["fit", "--help"], ["models"], ["evaluate", "--help"], ["demo", "--help"]]
+    "words", [["--help"], ["fit", "--help"], ["models"], ["objectives"], ["evaluate", "--help"], ["demo", "--help"]]
 )
 def test_help_needs_no_torch(words):
     code = f"""
@@ -57,7 +58,10 @@ print('LOADED', *sorted({{m.split('.')[0] for m in sys.modules}}))
 def test_the_overview_names_every_command(capsys):
     ok()
     out = capsys.readouterr().out
-    assert all(f"\n  {name} " in out for name in ("demo", "fit", "evaluate", "generate", "report", "models", "data"))
+    assert all(
+        f"\n  {name} " in out
+        for name in ("demo", "fit", "evaluate", "generate", "report", "models", "objectives", "data")
+    )
 
 
 def test_the_help_of_a_model_has_its_own_options_with_their_lines(capsys):
@@ -69,8 +73,45 @@ def test_the_help_of_a_model_has_its_own_options_with_their_lines(capsys):
     assert "--batch-size" in out and "--seed SEED" in out
     assert "NAME is one of Bernoulli, " in out
     assert not any(
-        f"--{word}" in out for word in ("encoder", "decoder", "shape", "objective", "callbacks", "batch_size")
+        f"--{word}" in out for word in ("encoder", "decoder", "shape", "transform", "callbacks", "batch_size")
     )
+
+
+@pytest.mark.parametrize("name", ppvae.models.names())
+def test_every_model_has_its_options(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", name, "--help"])
+    out = capsys.readouterr().out
+    assert "--hidden" in out and "--objective" in out
+    assert "Show the help for" not in out and "where None" not in out
+
+
+def test_the_options_of_a_head_and_of_an_objective(capsys):
+    for words, option in (
+        (["--likelihood.help", "Normal"], "--likelihood.scale"),
+        (["--objective.help", "beta"], "beta"),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            main(["fit", "gaussian-vae", *words])
+        assert option in capsys.readouterr().out
+
+
+def test_an_objective_with_its_options_is_kept(tmp_path):
+    words = ["--objective", "iwae", "--objective.num-particles", "3", *TINY]
+    ok("fit", "spherical-vae", "--data", "digits", "--out", tmp_path / "a", *words)
+    assert record(tmp_path / "a" / "run.yaml")["objective"]["init_args"]["num_particles"] == 3
+    ok("fit", "--config", tmp_path / "a" / "run.yaml", "--out", tmp_path / "b", "--progress", "false")
+    first, second = (ppvae.load(tmp_path / f / "model.safetensors").state_dict() for f in "ab")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_stopped_run_is_resumed_to_the_same_weights(tmp_path):
+    words = ["fit", "gaussian-vae", "--data", "digits", *TINY, "--checkpoint", tmp_path / "state"]
+    ok(*words, "--out", tmp_path / "a", "--epochs", 1)
+    ok(*words, "--out", tmp_path / "a", "--epochs", 2, "--resume", "true", "--force")
+    ok(*words[:-2], "--out", tmp_path / "b", "--epochs", 2)
+    first, second = (ppvae.load(tmp_path / f / "model.safetensors").state_dict() for f in "ab")
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_run_holds_a_model_its_history_and_what_was_run(run):
@@ -274,17 +315,6 @@ def test_test_data_of_a_named_set():
     assert [len(x) for x in (split.train, split.validation, split.test)] == [697, 100, 1000]
     np.testing.assert_array_equal(split.test[-len(whole.test) :], whole.test)
     np.testing.assert_array_equal(split.test_labels[-len(whole.test) :], whole.test_labels)
-
-
-def test_dynamic_binarisation_draws_anew_with_the_right_probabilities():
-    intensities = torch.rand(10, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    data = Redrawn(intensities)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        draws = torch.stack([data.__getitems__(list(range(10))) for _ in range(2000)])
-    assert set(draws.unique().tolist()) == {0, 1}
-    spread = (intensities * (1 - intensities) / 2000).sqrt()
-    assert ((draws.mean(0) - intensities).abs() < 5 * spread + 1e-6).all()
 
 
 def test_the_demo_writes_a_report_and_replaces_only_its_own(tmp_path, capsys):

@@ -259,6 +259,12 @@ def test_parameters_on_manifolds_come_back_as_such(tmp_path):
     assert torch.equal(other.direction, vae.direction)
 
 
+def test_loading_leaves_the_random_generator(file):
+    state = torch.get_rng_state()
+    ppvae.load(file)
+    assert torch.equal(state, torch.get_rng_state())
+
+
 def test_another_process_loads_the_same_model(tmp_path):
     vae = make(likelihood=BernoulliLikelihood())
     ppvae.save(vae, tmp_path / "m")

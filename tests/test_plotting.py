@@ -159,7 +159,7 @@ def test_learning_curves_want_an_epoch():
 
 
 def test_error_bars_are_two_standard_errors():
-    figure = plotting.plot_estimates({"A": -3.0, "B": -2.0}, {"A": 0.5, "B": 0.25}, "nats")
+    figure = plotting.plot_estimates({"A": -3.0, "left out": None, "B": -2.0}, {"A": 0.5, "B": 0.25}, "nats")
     bars = [segment for container in figure.axes[0].containers for segment in container[2][0].get_segments()]
     np.testing.assert_allclose([bar[:, 0] for bar in bars], [[-4.0, -2.0], [-2.5, -1.5]])
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["A", "B"]

@@ -239,6 +239,18 @@ class TestGenerateAndReconstruct:
         for x in (ppvae.generate(vae, 6, seed=0), ppvae.generate(vae, 6, sample=True, seed=0)):
             assert np.allclose(np.linalg.norm(x, axis=-1), 1, atol=1e-5)
 
+    def test_means_need_no_draw_of_the_data(self):
+        class NoSampler(dist.Normal):
+            def rsample(self, sample_shape=()):
+                raise AssertionError("x was drawn")
+
+        class Head(NormalLikelihood):
+            def forward(self, h, event_dim):
+                return NoSampler(h, self.log_scale.exp()).to_event(event_dim)
+
+        vae = make(likelihood=Head())
+        assert ppvae.generate(vae, 3).shape == (3, 1, 4, 4) and ppvae.reconstruct(vae, X).shape == X.shape
+
     def test_arguments(self):
         with pytest.raises(ValueError, match="expected n of at least 1, got 0"):
             ppvae.generate(make(), 0)

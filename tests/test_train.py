@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import ppvae
-from ppvae.infer import ELBO, IWAE_ELBO
+from ppvae.infer import ELBO, IWAE_ELBO, TensorELBO
 from ppvae.transforms import DynamicBinarization, Threshold
 
 rng = np.random.default_rng(0)
@@ -238,6 +238,15 @@ class TestOptimisation:
     def test_another_objective(self):
         result = fit(objective=IWAE_ELBO(5))
         assert result.history["loss"][-1] < result.history["loss"][0]
+
+    def test_an_objective_of_which_only_the_loss_is_known(self, capsys):
+        class Loss(TensorELBO):
+            def terms(self, model_trace, guide_trace):
+                return {"loss": ELBO().terms(model_trace, guide_trace)["loss"]}
+
+        result = fit(objective=Loss(), validation=VALID, progress=True)
+        assert result.history.keys() == {"epoch", "loss", "kl_weight", "valid_loss", "seconds"}
+        assert "loss" in capsys.readouterr().err
 
     def test_another_dtype(self):
         vae = make()

@@ -168,6 +168,16 @@ def models(argv: Sequence[str]) -> None:
     print(_models())
 
 
+def objectives(argv: Sequence[str]) -> None:
+    """List the objectives of training."""
+    parse(command_parser("objectives", "", objectives), argv)
+    from ppvae.infer.objectives import OBJECTIVES
+
+    for name, (_, _, summary) in OBJECTIVES.items():
+        print(f"{name:24}{summary}")
+    print("\nThe options of one: ppvae fit MODEL --objective.help NAME")
+
+
 def data(argv: Sequence[str]) -> None:
     """List the data sets, and which of them are on this machine."""
     parse(command_parser("data", "", data), argv)
@@ -258,6 +268,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "generate": (generate, "RUN --png FILE"),
     "report": (report, "RUN [RUN ...]"),
     "models": (models, ""),
+    "objectives": (objectives, ""),
     "data": (data, ""),
 }
 

@@ -11,17 +11,26 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_origin
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
 
-#: Options of a model that name a class of ppvae.nn.
-HEADS = ("likelihood", "head")
+
+class Parser(ArgumentParser):
+    """A parser that knows which of its options name a class, and by which names.
+
+    ``classes`` maps such an option to its names and their classes.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.classes: dict[str, dict[str, type]] = {}
 
 
-def command_parser(command: str, words: str, function: Callable) -> ArgumentParser:
+def command_parser(command: str, words: str, function: Callable) -> Parser:
     """A parser without options for a command, described by the first paragraphs of a docstring."""
-    return ArgumentParser(
+    return Parser(
         prog=f"ppvae {command}",
         usage=" ".join(["ppvae", command, *words.split(), "[options]"]),
         description=(inspect.getdoc(function) or "").partition("\n:param")[0].strip(),
@@ -46,11 +55,12 @@ class _Help(DefaultHelpFormatter):
             words += [simple] if re.fullmatch(r"(int|float|str|bool|Sequence\[int\])", simple) else []
         if action.option_strings and not any(action.default is x for x in (None, False, argparse.SUPPRESS, "")):
             words += ["default %(default)s"]
-        text = (action.help or "").replace("``", "").rstrip(".")
+        text = (action.help or "").replace("here None", "here not given")
+        text = re.sub(r":\w+:`[~.\w]*?(\w+)`", r"\1", text).replace("``", "").rstrip(".")
         return text + (f" ({', '.join(words)})" if words else "")
 
 
-def fit_parser(name: str) -> ArgumentParser:
+def fit_parser(name: str) -> Parser:
     """The options of ``ppvae fit`` for one model: its own, those of :func:`ppvae.fit`, and those of the data."""
     from ppvae.models import find
 
@@ -77,7 +87,8 @@ def fit_parser(name: str) -> ArgumentParser:
     group.add_argument(
         "--maximum",
         type=float | None,
-        help="greatest value a pixel can have, by which data are divided; known for named images",
+        help="greatest value a pixel can have, by which data are divided; known for named images, and not used where "
+        "the likelihood is of counts",
     )
     group.add_argument(
         "--binarize",
@@ -86,54 +97,85 @@ def fit_parser(name: str) -> ArgumentParser:
         help="from intensities in [0, 1] to 0 and 1: at 1/2 (threshold), or at random, anew at each step (dynamic). "
         "Where not given: dynamic for named images with a Bernoulli likelihood, else none",
     )
-    own = model_options(cls)
-    taken = sorted(set(own) & ({action.dest for action in parser._actions} | set(fit_options())))
+    own, described = model_options(cls), _described(cls)
+    taken = sorted(set(own) & ({action.dest for action in parser._actions} | {*fit_options(), *TOLD}))
     if taken:
         raise ValueError(
             f"{name}: its options {', '.join(taken)} are also options of training or data; train it from Python"
         )
-    described, heads = _described(cls), [option for option in own if option in HEADS]
     group = parser.add_argument_group(f"model: {name}")
-    group.add_class_arguments(cls, as_group=False, skip=set(inspect.signature(cls).parameters) - set(own) | set(heads))
-    for option in heads:
-        classes = _classes(option)
-        short = ", ".join(name.removesuffix(option.title()) for name in classes)
-        group.add_argument(
-            f"--{option}",
-            type=Union[*classes.values(), None],
-            metavar="NAME",
-            help=f"{described.get(option, '')} NAME is one of {short}; its options are --{option}.OPTION, "
-            f"see --{option}.help NAME",
-        )
+    group.add_class_arguments(
+        cls, as_group=False, skip={*inspect.signature(cls).parameters} - {*_plain(cls)} | {"shape"}
+    )
+    for option in own:
+        if classes := _classes(option):
+            _add_classes(parser, group, option, classes, described.get(option, ""))
     group = parser.add_argument_group("training")
-    import ppvae.train
+    from ppvae import train
+    from ppvae.infer import objectives
 
-    everything = set(inspect.signature(ppvae.train.fit).parameters)
-    group.add_function_arguments(ppvae.train.fit, as_group=False, skip={*everything - set(fit_options()), "device"})
+    everything: set[str | int] = {*inspect.signature(train.fit).parameters}
+    group.add_function_arguments(train.fit, as_group=False, skip={*everything} - {*fit_options()})
+    bounds = {objective: objectives.find(objective) for objective in objectives.names()}
+    _add_classes(parser, group, "objective", bounds, "what is optimised, see ppvae objectives; elbo where not given.")
     group.add_argument("--device", type=str | None, help="where to train, e.g. cuda; the CPU where not given")
+    group.add_argument("--checkpoint", type=str | None, help="file for the state of training after each epoch")
+    for action in parser._actions:
+        if action.option_strings[0].endswith(".help"):  # named in the line of its option
+            action.help = argparse.SUPPRESS
     parser.set_defaults(seed=0)
     return parser
 
 
-def fit_options() -> list[str]:
-    """The parameters of :func:`ppvae.fit` that a word can say."""
-    import ppvae.train
+#: Options of :func:`ppvae.fit` that :func:`fit_parser` words itself.
+TOLD = ("objective", "device", "checkpoint")
 
-    objects = {"vae", "data", "validation", "objective", "optimizer", "dtype", "callbacks"}
-    return [name for name in inspect.signature(ppvae.train.fit).parameters if name not in objects]
+
+def _add_classes(parser: Parser, group: Any, option: str, classes: dict[str, type], described: str) -> None:
+    parser.classes[option] = classes
+    group.add_argument(
+        f"--{option}",
+        type=Union[*classes.values(), None],
+        metavar="NAME",
+        help=f"{described} NAME is one of {', '.join(classes)}; for its options see --{option}.help NAME",
+    )
+
+
+def _plain(function: Callable) -> list[str]:
+    """The parameters that are numbers, words or sequences of them."""
+
+    def plain(kind: Any) -> bool:
+        parts = [part for part in get_args(kind) if part is not type(None)]
+        if get_origin(kind) in (Union, UnionType, Sequence, tuple, list):
+            return all(part is Ellipsis or plain(part) for part in parts)
+        return kind in (int, float, str, bool) or get_origin(kind) is Literal
+
+    hints = get_type_hints(inspect.getattr_static(function, "__init__") if isinstance(function, type) else function)
+    return [name for name in inspect.signature(function).parameters if plain(hints.get(name))]
+
+
+def fit_options() -> list[str]:
+    """The parameters of :func:`ppvae.fit` that are told as they are."""
+    from ppvae import train
+
+    return [name for name in _plain(train.fit) if name not in TOLD]
 
 
 def model_options(cls: type) -> list[str]:
-    """The parameters of a model that a word can say: all but the shape, which the data have, and networks."""
-    return [name for name in inspect.signature(cls).parameters if name not in ("shape", "encoder", "decoder")]
+    """The parameters of a model that a word can tell: not the shape, which the data have, nor the user's networks."""
+    names = [name for name in inspect.signature(cls).parameters if name not in ("shape", "encoder", "decoder")]
+    return [name for name in names if name in _plain(cls) or _classes(name)]
 
 
 def _classes(option: str) -> dict[str, type]:
-    """The classes of :mod:`ppvae.nn` that an option can be, by name: a ``likelihood`` is a ``...Likelihood``."""
+    """The classes of :mod:`ppvae.nn` that an option can be, by name: a likelihood Normal is a ``NormalLikelihood``."""
+    from torch.nn import Module
+
     import ppvae.nn
 
-    names = [name for name in ppvae.nn.__all__ if name.endswith(option.title()) and name != option.title()]
-    return {name: getattr(ppvae.nn, name) for name in names}
+    found = {name: getattr(ppvae.nn, name) for name in ppvae.nn.__all__ if name.endswith(option.title())}
+    modules = {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, Module)}
+    return {name.removesuffix(option.title()) or name: cls for name, cls in modules.items()}
 
 
 def _described(cls: type) -> dict[str, str]:
@@ -142,7 +184,7 @@ def _described(cls: type) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in lines}
 
 
-def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
+def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
     """Parse; accept and show ``--batch-size`` for ``batch_size``; say what is wrong in one line."""
     options = {string: action for action in parser._actions for string in action.option_strings}
     for action in parser._actions:
@@ -156,10 +198,12 @@ def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
             head, dot, rest = key.partition(".")
             if dot:  # --likelihood.some-option
                 key = head + dot + rest.replace("-", "_")
-            word = key + sign + (_spelled(options.get("--" + key[2:].replace("-", "_")), value) if sign else value)
+            word = (
+                key + sign + (_spelled(parser, options.get("--" + key[2:].replace("-", "_")), value) if sign else value)
+            )
             previous = "" if sign else key
         else:
-            word, previous = _spelled(options.get("--" + previous[2:].replace("-", "_")), word), ""
+            word, previous = _spelled(parser, options.get("--" + previous[2:].replace("-", "_")), word), ""
         words.append(word)
     try:
         return parser.parse_args(words)
@@ -167,21 +211,22 @@ def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
         raise ValueError(_explained(error, parser, options)) from error
 
 
-def _spelled(action: Any, value: str) -> str:
+def _spelled(parser: Parser, action: Any, value: str) -> str:
     """A value as the parser wants it: 64,32 for a list, Normal for ppvae.nn.NormalLikelihood."""
     if action is None:
         return value
     if isinstance(action.default, (tuple, list)) and value[:1] not in ("[", "("):
         return f"[{value}]"
-    if action.dest in HEADS and re.fullmatch(r"(ppvae\.nn\.)?\w+", value):
-        suffix, names = action.dest.title(), _classes(action.dest)
-        short = [name.removesuffix(suffix) for name in names]
-        name = known(value.removeprefix("ppvae.nn."), [*names, *short], action.dest, show=short)
-        return f"ppvae.nn.{name if name in names else name + suffix}"
+    if classes := parser.classes.get(action.dest.removesuffix(".help")):
+        long = {f"{cls.__module__}.{cls.__name__}": cls for cls in classes.values()}
+        long |= {cls.__name__: cls for cls in classes.values()}
+        long |= {f"ppvae.nn.{cls.__name__}": cls for cls in classes.values()}
+        cls = (long | classes)[known(value, [*classes, *long], action.dest, show=classes)]
+        return f"{cls.__module__}.{cls.__name__}"
     return value
 
 
-def _explained(error: argparse.ArgumentError, parser: ArgumentParser, options: Mapping[str, Any]) -> str:
+def _explained(error: argparse.ArgumentError, parser: Parser, options: Mapping[str, Any]) -> str:
     """The message of jsonargparse in one line, with the nearest option where one is misspelt."""
     message, where = str(error).strip(), parser.prog.removeprefix("ppvae ")
     shown = {
@@ -219,7 +264,8 @@ def model_name(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     """The model, which is the first word or stands in the YAML file, and all words with it as an option."""
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
-        return argv[0], [*argv[1:], "--model", argv[0]]
+        about = any(word.endswith(".help") for word in argv)  # which takes all words behind it
+        return argv[0], argv[1:] + ([] if about else ["--model", argv[0]])
     pairs = list(itertools.pairwise([*argv, ""]))
     for word, value in pairs:
         if word == "--model" or word.startswith("--model="):

@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jsonargparse import Namespace
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from ppvae import data
 from ppvae.data import DataSet, binarize, scale
-from ppvae.nn import BernoulliLikelihood
+from ppvae.nn import BernoulliLikelihood, CategoricalLikelihood, NegativeBinomialLikelihood, PoissonLikelihood
+from ppvae.transforms import DynamicBinarization
 
-#: All models are stopped by one draw of the validation data and tested on one of the test data, whatever their seed.
-VALIDATION_SEED, TEST_SEED = 1, 2
+#: All models are tested on one draw of the test data, whatever their seed.
+TEST_SEED = 2
+#: Likelihoods of whole numbers.
+COUNTS = (CategoricalLikelihood, NegativeBinomialLikelihood, PoissonLikelihood)
 
 
 def open_data(name: str, test: int | None) -> DataSet:
@@ -91,8 +91,11 @@ def _read(path: Path) -> tuple[NDArray, NDArray | None]:
 
 def settle(source: DataSet, vae: Any, options: Namespace) -> tuple[float | None, str]:
     """``--maximum`` and ``--binarize`` as they were asked for, else what suits a Bernoulli likelihood."""
-    maximum = source.maximum if options.maximum is None else options.maximum
-    bernoulli = isinstance(getattr(vae, "likelihood", None), BernoulliLikelihood)
+    likelihood = getattr(vae, "likelihood", None)
+    bernoulli, counts = isinstance(likelihood, BernoulliLikelihood), isinstance(likelihood, COUNTS)
+    maximum = options.maximum
+    if maximum is None and not counts:  # which are the stored values themselves
+        maximum = source.maximum
     how = options.binarize or ("dynamic" if bernoulli and source.maximum is not None else "none")
     low, high = source.train.min(), source.train.max()
     if how != "none" and maximum is None and (source.train.dtype.kind != "f" or high > 1 or low < 0):
@@ -110,9 +113,8 @@ def settle(source: DataSet, vae: Any, options: Namespace) -> tuple[float | None,
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """Data as the likelihood reads them.
+    """Data as the likelihood reads them, but for what ``transform`` does to those of each training step.
 
-    :param train: arrays, or with dynamic binarisation the intensities that :meth:`batches` draws from.
     :param said: what was done, in lines for the user.
     :param test_data: what the test data are, in words; the same words for the same data.
     """
@@ -121,38 +123,9 @@ class Prepared:
     validation: NDArray | None
     test: NDArray
     test_labels: NDArray | None
-    binarize: str
+    transform: DynamicBinarization | None
     said: tuple[str, ...]
     test_data: str
-
-    def batches(self, batch_size: int) -> NDArray | DataLoader:
-        """What :func:`ppvae.fit` trains on."""
-        if self.binarize != "dynamic":
-            return self.train
-        # A whole batch is sliced and drawn at once, so there is nothing to collate.
-        return DataLoader(
-            Redrawn(torch.as_tensor(self.train)), batch_size, shuffle=True, collate_fn=lambda batch: batch
-        )
-
-
-class Redrawn(Dataset):
-    """Images of 0 and 1 drawn from their intensities, anew whenever they are asked for.
-
-    :param intensities: probabilities of 1, shape ``(n, *shape)``.
-    """
-
-    def __init__(self, intensities: Tensor):
-        self.intensities = intensities
-
-    def __len__(self) -> int:
-        return len(self.intensities)
-
-    def __getitem__(self, row: int) -> Tensor:
-        return self.intensities[row].bernoulli()
-
-    def __getitems__(self, rows: list[int]) -> Tensor:
-        """A batch: DataLoader asks for all its rows at once where a dataset can give them."""
-        return self.intensities[torch.as_tensor(rows)].bernoulli()
 
 
 def prepare(source: DataSet, maximum: float | None, how: str, name: str) -> Prepared:
@@ -163,14 +136,13 @@ def prepare(source: DataSet, maximum: float | None, how: str, name: str) -> Prep
     if maximum is not None:
         parts = {part: None if x is None else scale(x, maximum) for part, x in parts.items()}
         said.append(f"  values are divided by {maximum:g}, to [0, 1]")
+        words = f", divided by {maximum:g}"
     if how == "threshold":
         parts = {part: None if x is None else binarize(x, how="threshold") for part, x in parts.items()}
         said.append("  and become 1 above 1/2, else 0 (--binarize threshold)")
         words = ", binarised at 1/2"
     if how == "dynamic":
-        for part, seed in (("validation", VALIDATION_SEED), ("test", TEST_SEED)):
-            held = parts[part]
-            parts[part] = None if held is None else binarize(held, seed)
+        parts["test"] = binarize(parts["test"], TEST_SEED)
         said.append(
             "  and binarised at random, pixel ~ Bernoulli(value), for training anew at every step (--binarize dynamic)"
         )
@@ -180,7 +152,7 @@ def prepare(source: DataSet, maximum: float | None, how: str, name: str) -> Prep
         validation=parts["validation"],
         test=parts["test"],
         test_labels=source.test_labels,
-        binarize=how,
+        transform=DynamicBinarization() if how == "dynamic" else None,
         said=tuple(said),
         test_data=f"{len(source.test):,} test data of {name}{words}",
     )

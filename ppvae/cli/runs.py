@@ -2,6 +2,7 @@
 
 import csv
 import importlib.metadata
+import inspect
 import io
 import json
 import math
@@ -9,6 +10,7 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,8 @@ from numpy.typing import NDArray
 from pyro import poutine
 
 import ppvae
-import ppvae.nn
 from ppvae.arrays import evaluating, own_store, seeded, to_tensors
-from ppvae.cli.options import fit_options, model_options, record
+from ppvae.cli.options import TOLD, fit_options, model_options, record
 from ppvae.cli.preparation import Prepared, open_data, prepare, settle
 from ppvae.infer import ELBO
 from ppvae.infer.elbo import kl_terms, latents
@@ -41,16 +42,26 @@ def train(parser: ArgumentParser, options: Namespace, out: Path) -> None:
     _refuse_device(options.device)
     source = open_data(options.data, options.test)
     cls = find(options.model)
+    told = {name: _built(options[name]) for name in model_options(cls)}
+    if "shape" in inspect.signature(cls).parameters:
+        told["shape"] = source.shape
     with seeded(options.seed):
-        vae = cls(source.shape, **{name: _built(options[name]) for name in model_options(cls)})
+        vae = cls(**told)
+    if tuple(vae.shape) != source.shape:
+        raise ValueError(
+            f"{options.model} is for data of shape {tuple(vae.shape)}; those of {options.data} are {source.shape}"
+        )
+    if getattr(vae, "given", ()):
+        raise ValueError(f"{options.model} is given more than x with these options, e.g. labels; train it from Python")
     options.maximum, options.binarize = settle(source, vae, options)
     prepared = prepare(source, options.maximum, options.binarize, options.data)
     print("\n".join(prepared.said))
     result = ppvae.fit(
         vae,
-        prepared.batches(options.batch_size),
+        prepared.train,
         validation=prepared.validation,
-        **{name: options[name] for name in fit_options()},
+        transform=prepared.transform,
+        **{name: _built(options[name]) for name in (*fit_options(), *TOLD)},
     )
     if result.best_epoch is None:
         raise KeyboardInterrupt  # before the end of the first epoch: there is nothing to keep
@@ -63,7 +74,7 @@ def train(parser: ArgumentParser, options: Namespace, out: Path) -> None:
     rows.writerows(zip(*result.history.values(), strict=True))
     write_file(out / "history.csv", table.getvalue())
     ran = options.clone()
-    for name in ("config", "out", "force", "progress", "versions"):
+    for name in ("config", "out", "force", "progress", "checkpoint", "resume", "versions"):
         ran.pop(name, None)
     lines = "".join(f"  {name}: {json.dumps(version)}\n" for name, version in versions().items())
     write_file(out / "run.yaml", f"{parser.dump(ran, skip_validation=True)}versions:\n{lines}")
@@ -199,9 +210,11 @@ def _data_of(ran: Mapping[str, Any]) -> Prepared:
 
 
 def _built(value: Any) -> Any:
-    """An option as the model takes it: the head that a name and its options describe, a tuple for a list."""
+    """An option as Python takes it: the object that a class and its options describe, a tuple for a list."""
     if isinstance(value, Namespace):
-        return getattr(ppvae.nn, value.class_path.rpartition(".")[2])(**vars(value.init_args))
+        module, _, name = value.class_path.rpartition(".")
+        options = {key: _built(option) for key, option in vars(value.get("init_args", Namespace())).items()}
+        return getattr(import_module(module), name)(**options)
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -115,7 +115,7 @@ class SpectralToy:
         return jacobian.T @ jacobian / self.noise**2
 
     def evidence(self) -> float:
-        """E log p(x) in nats per datum, by Laplace's approximation; for a noise so small that the posterior is narrow."""
+        """E log p(x) in nats per datum, by Laplace's approximation: for noise small enough for a narrow posterior."""
         d = self.shape[0]
         log_det = np.linalg.slogdet(self.information())[1]
         log_prior = -math.log(8 * math.pi**2)

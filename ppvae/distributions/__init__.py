@@ -1,6 +1,7 @@
 """Pyro laws on manifolds, one family a file. Densities are with respect to the Riemannian volume."""
 
 from ppvae.distributions.center import center
+from ppvae.distributions.frame_average import FrameAverage
 from ppvae.distributions.gaussian_mixture import GaussianMixture
 from ppvae.distributions.hyperspherical_uniform import HypersphericalUniform
 from ppvae.distributions.isotropic_gaussian_so3 import IsotropicGaussianSO3
@@ -12,6 +13,7 @@ from ppvae.distributions.von_mises_fisher import VonMisesFisher
 from ppvae.distributions.wrapped_normal import WrappedNormal
 
 __all__ = [
+    "FrameAverage",
     "GaussianMixture",
     "HypersphericalUniform",
     "IsotropicGaussianSO3",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from ppvae.infer.elbo import ELBO, TensorELBO
     from ppvae.infer.enumerated import EnumeratedELBO
+    from ppvae.infer.equivariance import Continuity, Equivariance
     from ppvae.infer.handlers import CenterMessenger, PriorMessenger
     from ppvae.infer.info_vae import InfoVAE_ELBO
     from ppvae.infer.invariance import Invariance
@@ -31,7 +32,9 @@ __all__ = [
     "Beta_ELBO",
     "Capacity_ELBO",
     "CenterMessenger",
+    "Continuity",
     "EnumeratedELBO",
+    "Equivariance",
     "FreeBits_ELBO",
     "InfoVAE_ELBO",
     "Invariance",
@@ -59,6 +62,7 @@ _FILES = {
     ),
     "elbo": ("ELBO", "TensorELBO"),
     "enumerated": ("EnumeratedELBO",),
+    "equivariance": ("Continuity", "Equivariance"),
     "handlers": ("CenterMessenger", "PriorMessenger"),
     "info_vae": ("InfoVAE_ELBO",),
     "invariance": ("Invariance",),

@@ -252,7 +252,8 @@ def _pair_sum(f: Callable[[Tensor], Tensor], z: Tensor, w: Tensor, distance: Dis
         if distance is not None:
             return f(distance(z.unsqueeze(1), w.unsqueeze(0))).sum()
         # Products of matrices would be faster, but lose the distance of close points to cancellation.
-        d = torch.cdist(z.flatten(1), w.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+        z, w = z.reshape(z.shape[0], -1), w.reshape(w.shape[0], -1)
+        d = torch.cdist(z, w, compute_mode="donot_use_mm_for_euclid_dist")
         return f(d).sum()
 
     numbers = 1 if distance is None else z[0].numel()  # a distance given holds the coordinates of all pairs

@@ -26,7 +26,7 @@ from pyro.distributions import Delta
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ppvae.infer.divergences import Divergence, find, names
+from ppvae.infer.divergences import find, names
 from ppvae.infer.elbo import (
     Site,
     TensorELBO,
@@ -71,7 +71,7 @@ class InfoVAE_ELBO(TensorELBO):
 
     def __init__(
         self,
-        divergences: str | Divergence | Mapping[str, str | Divergence] = "mmd",
+        divergences: str | Callable | Mapping[str, str | Callable] = "mmd",
         alpha: float = 0.0,
         lambda_: float = 1.0,
         num_particles: int = 1,

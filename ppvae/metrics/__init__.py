@@ -8,16 +8,30 @@ from ppvae.metrics.clustering import (
     normalized_mutual_information,
 )
 from ppvae.metrics.embedding import EmbeddingReport, embedding_report, permutation_test
+from ppvae.metrics.homeomorphism import (
+    automorphism,
+    closed_geodesics,
+    discontinuity,
+    equivariance_error,
+    rotation_class,
+    winding_number,
+)
 from ppvae.metrics.invariance import invariance_error
 
 __all__ = [
     "EmbeddingReport",
     "adjusted_rand_index",
+    "automorphism",
     "circular_correlation",
+    "closed_geodesics",
     "clustering_accuracy",
+    "discontinuity",
     "embedding_report",
+    "equivariance_error",
     "invariance_error",
     "knn_accuracy",
     "normalized_mutual_information",
     "permutation_test",
+    "rotation_class",
+    "winding_number",
 ]

@@ -9,6 +9,7 @@ from ppvae.manifolds.embeddings import (  # listed here, where saved options of 
     TorusEmbedding,
 )
 from ppvae.nn.clusters import Clusters, EnumeratedClusters, GaussianMixtureHead, LabelledClusters
+from ppvae.nn.frames import FrameLikelihood
 from ppvae.nn.group_actions import GroupAction, RotatePlanes, RotateSpace, invariance
 from ppvae.nn.heads import (
     DeltaHead,
@@ -33,6 +34,7 @@ from ppvae.nn.networks import MLP, Batched, channels
 from ppvae.nn.pose import PolarCanonicalizer, Pose
 from ppvae.nn.registration import records_options, register, unregistered
 from ppvae.nn.rotation_heads import S2S1, S2S2, AxisAngle, Polar, Quaternion, SO3NormalHead
+from ppvae.nn.views import RandomTurn
 from ppvae.nn.wigner import ActionDecoder, WignerD, spherical_harmonics
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "DeltaHead",
     "EnumeratedClusters",
     "FlatTorusEmbedding",
+    "FrameLikelihood",
     "GaussianMixtureHead",
     "GroupAction",
     "LabelledClusters",
@@ -65,6 +68,7 @@ __all__ = [
     "PosteriorHead",
     "PowerSphericalHead",
     "Quaternion",
+    "RandomTurn",
     "RotatePlanes",
     "RotateSpace",
     "SO3NormalHead",

@@ -15,6 +15,8 @@ References:
     [3] Semi-Supervised Learning with Deep Generative Models (Kingma et al., 2014), https://arxiv.org/abs/1406.5298
 """
 
+import math
+
 import pyro
 import torch
 from pyro.distributions import Categorical, Normal, constraints
@@ -70,6 +72,25 @@ class Clusters(nn.Module):
     def law(self) -> GaussianMixture:
         """p(z_c)."""
         return GaussianMixture(self.logits, self.loc, self.log_scale.exp())
+
+    @torch.no_grad()
+    def place(self, z_c: Tensor, c: Tensor) -> None:
+        """Put each cluster where its points are: weight, mean and scale are set to theirs.
+
+        A mixture that learns from scratch together with the latent often leaves clusters unused. [1] trains for some epochs first, and starts the
+        clusters from a clustering of the codes.
+
+        :param z_c: points, (n, dim).
+        :param c: their clusters, integers from 0 to K - 1, (n,).
+        :raises ValueError: if a cluster has less than two points.
+        """
+        z_c, c = torch.as_tensor(z_c).to(self.loc), torch.as_tensor(c).to(self.loc.device)
+        for k in range(self.clusters):
+            points = z_c[c == k]
+            if len(points) < 2:
+                raise ValueError(f"expected at least two points in each of {self.clusters} clusters, got {len(points)} in {k}")
+            self.logits[k] = math.log(len(points) / len(z_c))
+            self.loc[k], self.log_scale[k] = points.mean(0), points.std(0).log()
 
     def prior(self) -> Tensor:
         """Sample z_c in the model."""

@@ -1,7 +1,7 @@
 r"""Groups that act on a latent manifold, and the element g = a(x) that features choose.
 
-An action is a module that says how many features an element takes, and turns points: ``action(h, z) = g(h) z``. Standard normal
-features give an element drawn uniformly (by Haar's measure).
+An action is a module that says how many features an element takes, and turns points: ``action(h, z) = g(h) z``.
+Standard normal features give an element drawn uniformly (by Haar's measure).
 
 References:
     [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models
@@ -68,8 +68,9 @@ def invariance(embedding: Embedding, action: GroupAction, like: Tensor, n: int =
 
     :param like: a tensor of the dtype and device of f.
     :param n: number of draws, from a generator of their own.
-    :return: the largest distance of g f(z) from f(Z), relative to the size of f(Z); and the largest change in nats of the
-        log density from f(z) to g f(z), which bounds the error of every log-likelihood that takes f#U for invariant.
+    :return: the largest distance of g f(z) from f(Z), relative to the size of f(Z); and the largest change in nats of
+        the log density from f(z) to g f(z), which bounds the error of every log-likelihood that takes f#U for
+        invariant.
     """
     generator = torch.Generator().manual_seed(0)
     z = torch.rand(n, embedding.dim, generator=generator).to(like)

@@ -14,18 +14,27 @@ class Batched(nn.Module):
 
     :param module: takes (batch, *event) and returns (batch, ...).
     :param event_dim: how many dimensions on the right of the input belong to one datum.
+    :param out_shape: what the output must be for one datum; not checked where None.
+    :raises ValueError: if an output has another shape.
     """
 
-    def __init__(self, module: nn.Module, event_dim: int):
+    def __init__(self, module: nn.Module, event_dim: int, out_shape: Sequence[int] | None = None):
         super().__init__()
         self.module, self.event_dim = module, event_dim
+        self.out_shape = None if out_shape is None else tuple(out_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         batch = x.shape[: x.dim() - self.event_dim]
-        if len(batch) == 1:
-            return self.module(x)
-        y = self.module(x.reshape(-1, *x.shape[x.dim() - self.event_dim :]))
-        return y.reshape(batch + y.shape[1:])
+        event = x.shape[len(batch) :]
+        y = self.module(x if len(batch) == 1 else x.reshape(-1, *event))
+        if self.out_shape is not None and y.shape[1:] != self.out_shape:
+            fits = math.prod(y.shape[1:]) == math.prod(self.out_shape)
+            advice = f"; end it in nn.Unflatten(1, {self.out_shape})" if fits and y.dim() == 2 else ""
+            raise ValueError(
+                f"{type(self.module).__name__}: expected an output of shape {self.out_shape} for each input of shape "
+                f"{tuple(event)}, got {tuple(y.shape[1:])}{advice}"
+            )
+        return y if len(batch) == 1 else y.reshape(batch + y.shape[1:])
 
 
 class MLP(nn.Module):

@@ -98,9 +98,9 @@ class PolarCanonicalizer(nn.Module):
     def __init__(self, shape: Sequence[int], hidden: Sequence[int] = (64, 64), rays: int = 32, rings: int = 12):
         super().__init__()
         self.rays, self.rings = rays, rings
-        widths, layers = [shape[0] * rings, *hidden], []
+        widths, layers, reach = [shape[0] * rings, *hidden], [], rays // 4  # two layers see all around
         for n, m in zip(widths[:-1], widths[1:], strict=True):
-            layers += [nn.Conv1d(n, m, 17, padding=8, padding_mode="circular"), nn.SiLU()]
+            layers += [nn.Conv1d(n, m, 2 * reach + 1, padding=reach, padding_mode="circular"), nn.SiLU()]
         last = nn.Conv1d(widths[-1], 4, 1)
         # The turn starts with a standard deviation of about 13 degrees. From a broad law the decoder would learn images that are
         # blurred all around, from which no turn can be read.

@@ -23,6 +23,7 @@ def test_battery():
         {"p": torch.tensor([0.3, 2.0, 20.0]), "q": torch.tensor([1.0, 7.0, 20.0])},
         proposal=uniform(),
         kl_to=[uniform()],
+        num_samples=2**13,
         grid=[{"p": torch.tensor([0.0, 1e-6, 1.0, 1e3, 1e6]), "q": torch.tensor([0.0, 1.0, 1e-6, 1e5, 1e6])}],
     )
     assert {name for name, figure in report.items() if isinstance(figure, str)} == {"isometry"}
@@ -72,7 +73,7 @@ def test_kl_to_uniform_by_quadrature():
     assert kl_divergence(law, dist.Uniform(torch.tensor(0.1).double(), torch.tensor(1.0).double())).isinf().all()
 
 
-@pytest.mark.parametrize(("p", "q"), [(0.0, 0.0), (0.5, 3.0), (40.0, 2.0), (2e4, 5e3)])
+@pytest.mark.parametrize(("p", "q"), [(0.0, 0.0), (0.5, 3.0), (40.0, 2.0), (900.0, 400.0)])
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-6), (torch.float32, 1e-3)])
 def test_implicit_gradients_against_quantiles(p, q, dtype, limit):
     """dz/da at a fixed quantile, by differences of the incomplete beta function's inverse."""
@@ -82,7 +83,7 @@ def test_implicit_gradients_against_quantiles(p, q, dtype, limit):
         z = UnimodalBeta(*law).rsample()
     grads = torch.autograd.grad(z.sum(), law)
     with mpmath.workdps(30):
-        a, b, x = mpmath.mpf(p) + 1, mpmath.mpf(q) + 1, mpmath.mpf(float(z))
+        a, b, x = mpmath.mpf(p) + 1, mpmath.mpf(q) + 1, mpmath.mpf(z.item())
 
         def cdf(a, b):
             return mpmath.betainc(a, b, 0, x, regularized=True)

@@ -53,7 +53,7 @@ def test_turning_by_a_ray_turns_the_direction_for_any_weights(steps):
     turn = circle.exp(torch.tensor(2 * math.pi * steps / 32, dtype=torch.float64))
     h, moved = find(x), find(rotate(x, turn))
     error = (moved[:, :2] - circle.act(turn, h[:, :2])).norm(dim=-1)
-    assert error.max() < 0.1 * h[:, :2].norm(dim=-1).mean()  # by the blur of turned pixels
+    assert error.max() < 0.2 * h[:, :2].norm(dim=-1).mean()  # by the blur of turned pixels
     torch.testing.assert_close(moved[:, 5:], h[:, 5:], atol=0.02, rtol=0.02)
 
 
@@ -123,7 +123,7 @@ def small(clusters):
     return MCEVAE((1, 3, 3), 1, clusters(1, 2), hidden=(16,), decoder=Known()).double()
 
 
-def exact_evidence(vae, x, n=61):
+def exact_evidence(vae, x, n=41):
     """log p(x) by quadrature over the turn, z_c and z."""
     v = torch.linspace(-6, 6, n, dtype=torch.float64)
     step = math.log(12 / (n - 1))
@@ -149,10 +149,10 @@ def test_elbo_below_exact_evidence_and_importance_sampling_reaches_it(clusters, 
             return -objective(4000).loss(vae.model, vae.guide, x)
 
     assert elbo() < exact_evidence(vae, x).sum() - 0.1
-    ppvae.fit(vae, x, objective=objective(8), epochs=150, lr=2e-2, seed=0, progress=False)
+    ppvae.fit(vae, x, objective=objective(8), epochs=100, lr=3e-2, seed=0, progress=False)
     evidence = exact_evidence(vae, x)
     assert elbo() < evidence.sum()
-    ll = ppvae.log_likelihood(vae, x, num_samples=40_000, seed=0)
+    ll = ppvae.log_likelihood(vae, x, num_samples=20_000, seed=0)
     assert (np.abs(ll.values - evidence.numpy()) < 5 * ll.error + 2e-4).all()
     assert (ll.error < 0.05).all()
 

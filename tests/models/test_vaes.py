@@ -1,20 +1,43 @@
 """The contract over all VAEs: adding one is adding a line to VAES."""
 
+import pyro
 import pytest
 import torch
-from ppvae.models import MCEVAE, GaussianMixtureVAE, GaussianVAE, InfoVAE, SphericalVAE, WassersteinVAE
+from ppvae.models import (
+    MCEVAE,
+    SO3VAE,
+    GaussianMixtureVAE,
+    GaussianVAE,
+    InfoVAE,
+    ManifoldVAE,
+    SphericalVAE,
+    WassersteinEmbedding,
+    WassersteinVAE,
+)
+from pyro.infer.inspect import get_model_relations
 from torch import nn
 
 import ppvae
 from ppvae import models
 from ppvae.nn import (
+    MLP,
+    S2S1,
+    ActionDecoder,
+    AxisAngle,
     BernoulliLikelihood,
     Clusters,
+    FlatTorusEmbedding,
+    MoebiusEmbedding,
     NormalHead,
     NormalLikelihood,
+    Polar,
     PolarCanonicalizer,
     Pose,
     PowerSphericalHead,
+    Quaternion,
+    RotatePlanes,
+    SO3NormalHead,
+    UnrolledCircleHead,
 )
 from ppvae.testing import check_vae
 
@@ -69,6 +92,36 @@ VAES = {
     ),
     "info": (lambda: InfoVAE((5,), 2, (16,)), REAL),
     "wasserstein": (lambda: WassersteinVAE((1, 8, 8), 2, (16,)), BINARY),
+    "manifold": (lambda: ManifoldVAE((1, 8, 8), hidden=(16,)), BINARY),
+    "manifold, group action": (
+        lambda: ManifoldVAE((5,), hidden=(16,), likelihood=NormalLikelihood(0.5), action=RotatePlanes()),
+        REAL,
+    ),
+    "manifold, seamless torus": (
+        lambda: ManifoldVAE((1, 8, 8), FlatTorusEmbedding(2), (16,), head=UnrolledCircleHead(2)),
+        BINARY,
+    ),
+    "manifold, Möbius band": (lambda: ManifoldVAE((1, 8, 8), MoebiusEmbedding(), (16,)), BINARY),
+    "wasserstein embedding": (lambda: WassersteinEmbedding(2, 5, (16,), scale=0.5), REAL),
+    "rotation": (lambda: SO3VAE((1, 8, 8), 2, 3, (16,)), BINARY),
+    **{
+        f"rotation, {head.__name__}": (
+            lambda head=head, decoder=decoder: SO3VAE(
+                (5,),
+                hidden=(16,),
+                decoder=decoder(),
+                likelihood=NormalLikelihood(0.5),
+                head=SO3NormalHead(head()),
+            ),
+            REAL,
+        )
+        for head, decoder in (
+            (Polar, lambda: ActionDecoder(nn.Linear(8, 5), 1, 2)),
+            (Quaternion, lambda: MLP((3, 3), (5,), (8,))),
+            (AxisAngle, lambda: ActionDecoder(nn.Linear(8, 5), 1, 2)),
+            (S2S1, lambda: MLP((3, 3), (5,), (8,))),
+        )
+    },
 }
 
 
@@ -88,6 +141,34 @@ def test_an_encoder_with_the_wrong_number_of_features_says_so():
     vae = SphericalVAE((1, 8, 8), 3, encoder=convolutions(7))
     with pytest.raises(ValueError, match=r"VonMisesFisherHead expected features of shape \(\.\.\., 4\), got \(16, 7\)"):
         ppvae.encode(vae, BINARY)
+
+
+def test_a_decoder_with_another_output_says_so():
+    with pytest.raises(
+        ValueError, match=r"Linear: expected an output of shape \(1, 8, 8\) .* nn.Unflatten\(1, \(1, 8, 8\)\)"
+    ):
+        ppvae.fit(SphericalVAE((1, 8, 8), 3, decoder=nn.Linear(3, 64)), BINARY, epochs=1, progress=False)
+    with pytest.raises(
+        ValueError, match=r"expected an output of shape \(5,\) for each input of shape \(2,\), got \(6,\)"
+    ):
+        ppvae.generate(GaussianVAE((5,), 2, decoder=nn.Linear(2, 6), likelihood=NormalLikelihood()), 3)
+
+
+def test_the_ambient_dimension_of_a_sphere_is_at_least_two():
+    with pytest.raises(ValueError, match=r"dim: expected the ambient dimension, at least 2 \(2 is the circle\), got 1"):
+        SphericalVAE((1, 8, 8), dim=1)
+
+
+@pytest.mark.parametrize("make", [VAES["gaussian"][0], VAES["sphere"][0]])
+def test_pyro_sees_the_graph_of_the_model(make):
+    """What ``pyro.render_model`` draws, without graphviz."""
+    vae = make()
+    with pyro.get_param_store().scope():
+        model = get_model_relations(vae.model, (BINARY,))
+        guide = get_model_relations(vae.guide, (BINARY,))
+    assert list(model["sample_dist"]) == ["z", "x"] and model["observed"] == ["x"]
+    assert "z" in model["sample_sample"]["x"] and model["plate_sample"] == {"data": ["z", "x"]}
+    assert guide["plate_sample"] == {"data": ["z"]}
 
 
 def test_encode_is_deterministic_and_on_the_sphere():

@@ -1,0 +1,109 @@
+"""Views of solids: turns of the solid against turns of the image, single pixels, meshes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from ppvae.data.render import AMBIENT, Solid, cube, render, solid
+from ppvae.manifolds import circle
+from ppvae.nn.actions import rotate
+
+
+def rotations(n, seed=0):
+    return Rotation.random(n, random_state=seed).as_matrix()
+
+
+def about_sight(t):
+    return Rotation.from_rotvec([0, 0, t]).as_matrix()
+
+
+def test_a_turn_about_the_line_of_sight_turns_the_image():
+    r = rotations(8)
+    x = render(cube(), r, 32)
+    assert x.shape == (8, 3, 32, 32) and x.dtype == torch.float32
+    assert 0 <= x.min() and x.max() <= 1
+    for quarter in (1, 2, 3):
+        turned = render(cube(), about_sight(quarter * math.pi / 2) @ r, 32)
+        assert (turned - torch.rot90(x, quarter, (-2, -1))).abs().mean() < 1e-4, "but for a sample on an edge"
+    turned = render(cube(), about_sight(0.7) @ r, 32)
+    error = (turned - rotate(x, circle.exp(torch.full((8,), 0.7)))).abs().mean()
+    assert error < 0.015 < 0.08 < (turned - rotate(x, circle.exp(torch.full((8,), -0.7)))).abs().mean()
+
+
+def test_pixels_of_a_face_on_view():
+    x = render(cube(), np.eye(3)[None], 64)[0]
+    # Corners on the unit sphere: the face z = 3^-1/2 covers |u|, |v| < 0.577, columns and rows 13.5 to 50.5.
+    assert x[:, 5, 32].sum() == 0 and x[:, 32, 60].sum() == 0
+    seen = (x.sum(0) > 0).sum().item()
+    assert seen == 38**2, "partly covered pixels of the rim included"
+    # Its normal is the line of sight, so the shade is one; patch (0, 0) is the corner u < 0, v < 0, lower left.
+    blue = torch.tensor([0.25, 0.35, 1.0])
+    for row, column, shade in ((45, 20, 1.0), (45, 40, 0.75), (20, 20, 0.55), (20, 40, 0.35)):
+        assert torch.allclose(x[:, row, column], shade * blue, atol=1e-6)
+
+
+def test_light_and_depth():
+    near = torch.tensor([[[-0.9, -0.9, 0.5], [0.9, -0.9, 0.5], [0.0, 0.9, 0.5]]])
+    far = near * torch.tensor([1.0, 1.0, -1.0])
+    red, green = torch.tensor([1.0, 0, 0]).expand(1, 3, 3), torch.tensor([0, 1.0, 0]).expand(1, 3, 3)
+    both = Solid(torch.cat([far, near]), torch.cat([green, red]))
+    r = np.stack([np.eye(3), Rotation.from_rotvec([0, math.pi, 0]).as_matrix()])
+    x = render(both, r, 9, samples=1)[:, :, 4, 4]
+    assert torch.allclose(x, torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])), "the nearer one is seen from either side"
+    tilted = Rotation.from_rotvec([math.pi / 3, 0, 0]).as_matrix()[None]
+    lit = render(Solid(near - torch.tensor([0, 0, 0.5]), red), tilted, 9, samples=1)[0, 0, 4, 4]
+    assert lit == pytest.approx(AMBIENT + (1 - AMBIENT) * 0.5, abs=1e-6)
+
+
+def test_colors_are_linear_between_corners():
+    corners = torch.tensor([[[-1.0, -1.0, 0.0], [1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]]])
+    x = render(Solid(corners, torch.eye(3)[None]), np.eye(3)[None], 8, samples=1)[0]
+    u, v = (2 * 2 + 1) / 8 - 1, 1 - (2 * 5 + 1) / 8  # column 2, row 5
+    weights = torch.tensor([-(u + v) / 2, (1 + u) / 2, (1 + v) / 2])
+    assert torch.allclose(x[:, 5, 2], weights, atol=1e-6)
+
+
+def test_the_cube_has_no_symmetry_and_is_seen_from_outside():
+    a, b, c = cube().corners.unbind(1)
+    assert (torch.linalg.cross(b - a, c - a) * (a + b + c)).sum(-1).min() > 0
+    turns = Rotation.create_group("O").as_matrix()  # the 24 turns of a cube
+    x = render(cube(), turns, 16)
+    assert torch.pdist(x.flatten(1)).min() > 1
+
+
+def test_chunks_do_not_change_the_image(monkeypatch):
+    r = rotations(3)
+    x = render(cube(), r, 16)
+    monkeypatch.setattr("ppvae.data.render._CHUNK", 5 * 32 * 32)
+    assert torch.allclose(render(cube(), r, 16), x, atol=1e-6)
+    assert torch.allclose(render(cube().to(torch.float64), r, 16).float(), x, atol=1e-3)
+
+
+def test_a_mesh_of_ones_own(tmp_path):
+    file = tmp_path / "tetrahedron.obj"
+    file.write_text("v 1 1 1\nv 1 -1 -1\nv -1 1 -1\nv -1 -1 1\nf 1 2 3\nf 1 4 2\nf 1 3 4\nf 2 4 3\n")
+    mesh = solid(file)
+    assert mesh.corners.norm(dim=-1).max() == pytest.approx(1)
+    x = render(mesh, rotations(4), 32)
+    assert (x.amax((1, 2, 3)) > 0.3).all()
+    assert x[:, :, 0, 0].abs().max() == 0
+    # The picture covers what the projection of the four corners covers.
+    r = rotations(4)
+    for image, turn in zip(x, r, strict=True):
+        v = (turn @ np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]).T / 3**0.5)[:2]
+        columns = np.flatnonzero(image.sum((0, 1)) > 0)
+        assert (
+            abs(columns[0] / 32 * 2 - 1 - v[0].min()) < 0.13 and abs((columns[-1] + 1) / 32 * 2 - 1 - v[0].max()) < 0.13
+        )
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"shape \(n, 3, 3\)"):
+        render(cube(), np.eye(3))
+    with pytest.raises(ValueError, match="at least 1"):
+        render(cube(), np.eye(3)[None], 0)
+    with pytest.raises(ValueError, match="corners and colors"):
+        Solid(torch.zeros(2, 3, 3), torch.zeros(2, 3))
