@@ -1,14 +1,16 @@
 """A circle in R^2 sent to R^100 by a fixed random network: which latent finds it?
 
-The toy task of Golikov and Kretov (2018, Table 1, https://arxiv.org/abs/1812.05769): s uniform on the unit circle, x = g(s) with g a
-perceptron of one hidden layer of 100 ReLU units, Xavier-uniform weights and no biases, drawn anew for each seed. All models have
-the same networks, each batch is fresh, and each model sees the same data.
+The toy task of Golikov and Kretov (2018, Table 1, https://arxiv.org/abs/1812.05769): s uniform on the unit circle, x =
+g(s) with g a perceptron of one hidden layer of 100 ReLU units, Xavier-uniform weights and no biases, drawn anew for
+each seed. All models have the same networks, each batch is fresh, and each model sees the same data.
 
-(a) as in the paper: no noise, the standard deviation sigma of the likelihood is learned. The data lie on a curve, so that the
+(a) as in the paper: no noise, the standard deviation sigma of the likelihood is learned. The data lie on a curve, so
+that the
     evidence has no bound, and the ELBO says how small a sigma was reached in the given number of steps.
-(b) x = g(s) + noise of standard deviation 0.1, sigma = 0.1 fixed. The evidence of the generating model, and that of every
-    one-dimensional latent under its own decoder, is an integral over a line, taken here on a fine grid. Beside it stand the
-    held-out ELBO and IWAE-5000; differences are paired over data.
+(b) x = g(s) + noise of standard deviation 0.1, sigma = 0.1 fixed. The evidence of the generating model, and that of
+every
+    one-dimensional latent under its own decoder, is an integral over a line, taken here on a fine grid. Beside it
+    stand the held-out ELBO and IWAE-5000; differences are paired over data.
 
     python benchmarks/embedding_toy.py                      # all seeds, results/embedding_toy.json
     python benchmarks/embedding_toy.py --table              # the tables of the results there
@@ -26,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ppvae.models import GaussianVAE, ManifoldVAE, SphericalVAE, WassersteinEmbedding
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, IterableDataset
@@ -33,7 +36,6 @@ from torch.utils.data import DataLoader, IterableDataset
 import ppvae
 from ppvae.infer.divergences import InverseMultiquadric, mmd
 from ppvae.infer.info_vae import InfoVAE_ELBO
-from ppvae.models import GaussianVAE, ManifoldVAE, SphericalVAE, WassersteinEmbedding
 from ppvae.nn import CircleEmbedding, NormalLikelihood, RotatePlanes, UnrolledCircleHead, invariance
 
 D, NOISE, BATCH = 100, 0.1, 256
@@ -54,8 +56,8 @@ class Toy(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.g = nn.Sequential(nn.Linear(2, 100, bias=False), nn.ReLU(), nn.Linear(100, D, bias=False))
-        for layer in (self.g[0], self.g[2]):
-            nn.init.xavier_uniform_(layer.weight, generator=generator)
+        for weight in self.g.parameters():
+            nn.init.xavier_uniform_(weight, generator=generator)
         self.requires_grad_(False)
 
     def sample(self, n: int, noise: float, generator: torch.Generator) -> Tensor:
@@ -194,14 +196,18 @@ def run(part: str, seed: int, f: nn.Module, steps: int, held_out: int, samples: 
             "iwae": iwae.mean(),
             "iwae_monte_carlo_error": np.sqrt((ll.error**2).sum()) / len(iwae),
             "pareto_k_above_0.7": (ll.pareto_k > 0.7).mean(),
-            "sigma": float(vae.likelihood.log_scale.exp()),
+            "sigma": float(vae.state_dict()["likelihood.log_scale"].exp()),
             "circle - model": paired(iwaes[OURS] - iwae),
             "seconds": time.perf_counter() - start,
         }
         if truth is not None:
             row |= {"truth": truth.mean(), "elbo - truth": paired(elbo - truth), "iwae - truth": paired(iwae - truth)}
         if own is not None:
-            row |= {"own - truth": paired(own - truth), "iwae - own": paired(iwae - own), "elbo - own": paired(elbo - own)}
+            row |= {
+                "own - truth": paired(own - truth),
+                "iwae - own": paired(iwae - own),
+                "elbo - own": paired(elbo - own),
+            }
         yield json.loads(json.dumps(row, default=float))
 
 
@@ -211,7 +217,9 @@ def paired(difference: np.ndarray) -> tuple[float, float]:
 
 
 def over_seeds(pairs: list[tuple[float, float]]) -> str:
-    """Mean of the seeds' means and its standard error from their spread, which has the data, the networks and the training in it."""
+    """Mean of the seeds' means and its standard error from their spread, which has the data, the networks and the
+    training in it.
+    """
     means = np.array([mean for mean, _ in pairs])
     if len(means) == 1:
         return f"{means[0]:.3f} ± {pairs[0][1]:.3f} (one seed)"
@@ -250,11 +258,14 @@ def table(results: dict) -> str:
         lines += [
             "### (b) noise 0.1, sigma fixed at 0.1",
             "",
-            f"The evidence of the generating model is {truth} nats per datum (standard deviation over seeds). Held-out differences",
-            "in nats per datum, paired, mean ± standard error over seeds. Last column: the largest excess of IWAE over the exact",
+            f"The evidence of the generating model is {truth} nats per datum (standard deviation over seeds). "
+            "Held-out differences",
+            "in nats per datum, paired, mean ± standard error over seeds. Last column: the largest excess of "
+            "IWAE over the exact",
             "evidence of the model's own decoder, in standard errors of Monte Carlo, over the seeds.",
             "",
-            "| model | ELBO - truth | IWAE - truth | own evidence - truth | IWAE - own evidence | circle - model, IWAE | excess |",
+            "| model | ELBO - truth | IWAE - truth | own evidence - truth | IWAE - own evidence | circle - "
+            "model, IWAE | excess |",
             "|---|---|---|---|---|---|---|",
         ]
         for name in names:

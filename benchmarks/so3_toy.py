@@ -24,8 +24,8 @@ Reference: Explorations in Homeomorphic Variational Auto-Encoding (Falorsi et al
 
 import argparse
 import json
+import math
 import platform
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -154,7 +154,7 @@ def table(results: dict) -> str:
             good = sum(r["discontinuity"] < 3 and r.get("equivariance", 9) < 0.2 for r in runs)
             cells = [cell(runs, name, digits) for name, digits in columns.items()]
             lines.append(f"| {encoder} | {decoder} | {protocol} | {' | '.join(cells)} | {good} of {len(runs)} |")
-    seconds = statistics.fsum(sum(r["seconds"].values()) for r in results["runs"])
+    seconds = math.fsum(sum(r["seconds"].values()) for r in results["runs"])
     return "\n".join([*lines, "", "Homeomorphic: discontinuity < 3, equivariance error < 0.2 rad. "
                       f"{len(results['runs'])} runs, {seconds / 60:.0f} minutes of one thread."])  # fmt: skip
 

@@ -4,12 +4,14 @@ r"""Gaussian mixture VAE [1, 2]: a latent with clusters.
     p(x | z_c) = likelihood(f(z_c))              Bernoulli on logits where nothing else is asked for
     q(z_c | x) = sum_k w_k(x) N(m_k(x), diag s_k(x)^2)
 
-Here the cluster c is summed out of model and guide. With ``clusters=EnumeratedClusters(dim, K)`` it is a site, c ~ Categorical and
-z_c | c ~ Normal in both, and the objective sums over it exactly; with ``LabelledClusters`` some of its values are known [3]:
+Here the cluster c is summed out of model and guide. With ``clusters=EnumeratedClusters(dim, K)`` it is a site, c ~
+Categorical and z_c | c ~ Normal in both, and the objective sums over it exactly; with ``LabelledClusters`` some of its
+values are known [3]:
 
     fit(GaussianMixtureVAE(shape), x)
     fit(GaussianMixtureVAE(shape, EnumeratedClusters(10, 10)), x, objective=EnumeratedELBO())
-    fit(GaussianMixtureVAE(shape, LabelledClusters(10, 10)), (x, y, known), objective=Regularized(EnumeratedELBO(), label=LabelTerm()))
+    fit(GaussianMixtureVAE(shape, LabelledClusters(10, 10)), (x, y, known), objective=Regularized(EnumeratedELBO(),
+    label=LabelTerm()))
 
 ``vae.clusters.law.cluster_probs(ppvae.encode(vae, x))`` is p(c | z_c) at the centre of the guide.
 
@@ -44,8 +46,8 @@ class GaussianMixtureVAE(nn.Module):
     """VAE with z_c in R^dim and a learned mixture of Gaussians for a prior.
 
     :param shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(d,)``.
-    :param clusters: the latent z_c with its laws; ``Clusters(dim=10, clusters=10)`` where None. What it is given beside x, the labels,
-        is given to model and guide.
+    :param clusters: the latent z_c with its laws; ``Clusters(dim=10, clusters=10)`` where None. What it is given
+        beside x, the labels, is given to model and guide.
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
     :param encoder: network from data of shape ``shape`` to ``clusters.features`` features; a perceptron where None.
     :param decoder: network from z_c to the features of the likelihood; a perceptron where None.

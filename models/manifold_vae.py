@@ -6,16 +6,17 @@ r"""Manifold-latent VAE by embedding reparameterisation, for any manifold that c
     KL(q(z | x) || p(z)) = KL(q(z_hid | x) || p(z_hid))        for an injective f
 
 f is any embedding: a closed form of ``ppvae.manifolds.embeddings``, five lines of one's own, or a trained
-``WassersteinEmbedding``, whose parameters are frozen here. Where f is not injective the left KL is the smaller one: the bound
-still holds, for the prior f#U, and is looser than it could be [2]. Nothing is inverted.
+``WassersteinEmbedding``, whose parameters are frozen here. Where f is not injective the left KL is the smaller one:
+the bound still holds, for the prior f#U, and is looser than it could be [2]. Nothing is inverted.
 
 Three remedies for a closed manifold, which no Beta on a box covers. A group action encoder a(x) [1] turns z:
 
     z = a(x) f(z_hid),      p(x) = int p(x | g f(z_hid)) dz_hid  for every element g
 
-The second line, and with it the KL and every log-likelihood, holds if and only if f#U is invariant under the group: this is
-checked when the VAE is built. On circles and tori ``head=UnrolledCircleHead(n)`` is a posterior without a seam. An atlas suits every closed
-manifold: ``cells`` cuts [0, 1]^n into K boxes, the charts, so that the posterior is a mixture of Betas that lies on both sides of a seam,
+The second line, and with it the KL and every log-likelihood, holds if and only if f#U is invariant under the group:
+this is checked when the VAE is built. On circles and tori ``head=UnrolledCircleHead(n)`` is a posterior without a
+seam. An atlas suits every closed manifold: ``cells`` cuts [0, 1]^n into K boxes, the charts, so that the posterior is
+a mixture of Betas that lies on both sides of a seam,
 
     p(c) = 1 / K,    q(c, z_hid | x) = q(c | x) q(z_hid | x, c),    z = f((corner_c + z_hid) / cells)
 
@@ -46,6 +47,7 @@ from ppvae.nn import (
     BernoulliLikelihood,
     GroupAction,
     Likelihood,
+    PosteriorHead,
     UnimodalBetaHead,
     channels,
     invariance,
@@ -60,19 +62,22 @@ class ManifoldVAE(nn.Module):
     :param shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(d,)``.
     :param embedding: f; the circle in R^2 where None. Its parameters, where it has any, are frozen.
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-    :param encoder: network from data of shape ``shape`` to ``head.features`` features, and after them ``action.features``
-        where there is an action; a perceptron where None.
+    :param encoder: network from data of shape ``shape`` to ``head.features`` features, and after them
+        ``action.features`` where there is an action; a perceptron where None.
     :param decoder: network from z of shape (m,) to the features of the likelihood; a perceptron where None.
     :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
         factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
     :param head: posterior head q(z_hid | features) with values in [0, 1]^n; a product of Betas where None.
     :param action: group whose element a(x) turns f(z_hid), e.g. ``RotatePlanes()`` on the circle; none where None.
-    :param cells: into how many parts each side of [0, 1]^n is cut, e.g. ``(2, 3)``: the charts of an atlas. The encoder then ends in
-        ``head.features`` for every chart, the action's, and a logit for every chart.
+    :param cells: into how many parts each side of [0, 1]^n is cut, e.g. ``(2, 3)``: the charts of an atlas. The
+        encoder then ends in ``head.features`` for every chart, the action's, and a logit for every chart.
     :param tolerance: how far f#U may be from invariant under the group: the largest change of its log density in nats,
         which bounds the error of log-likelihoods, and distance from f(Z) in sizes of f(Z).
     :raises ValueError: if f and the group do not fit, or f#U is not invariant within the tolerance.
     """
+
+    cells: Tensor
+    corners: Tensor
 
     @records_options
     def __init__(
@@ -83,7 +88,7 @@ class ManifoldVAE(nn.Module):
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
         likelihood: Likelihood | None = None,
-        head: nn.Module | None = None,
+        head: PosteriorHead | None = None,
         action: GroupAction | None = None,
         cells: Sequence[int] | None = None,
         tolerance: float = 1e-3,
@@ -95,11 +100,13 @@ class ManifoldVAE(nn.Module):
         self.shape, self.dim = Size(shape), self.embedding.dim
         self.likelihood = likelihood or BernoulliLikelihood()
         self.given = self.likelihood.given
-        self.head = head or UnimodalBetaHead(self.dim)
+        self.head: PosteriorHead = head or UnimodalBetaHead(self.dim)
         self.action = action
         inputs, outputs = channels(shape, self.likelihood.in_features), channels(shape, self.likelihood.features)
         if cells is not None and (len(cells) != self.dim or min(cells) < 1):
-            raise ValueError(f"cells: expected {self.dim} numbers of at least 1, one for each side of the box, got {cells}")
+            raise ValueError(
+                f"cells: expected {self.dim} numbers of at least 1, one for each side of the box, got {cells}"
+            )
         self.charts = math.prod(cells) if cells else 1
         self.register_buffer("cells", torch.tensor([float(n) for n in cells]) if cells else None)
         corners = torch.cartesian_prod(*[torch.arange(float(n)) for n in cells]) if cells else None
@@ -113,19 +120,25 @@ class ManifoldVAE(nn.Module):
     def _check_invariance(self, action: GroupAction, tolerance: float) -> None:
         if action.ambient != self.embedding.ambient:
             raise ValueError(
-                f"action: expected a group on R^{self.embedding.ambient}, where f(z_hid) lies, got one on R^{action.ambient}"
+                f"action: expected a group on R^{self.embedding.ambient}, where f(z_hid) lies, got one on "
+                f"R^{action.ambient}"
             )
         like = next(iter([*getattr(self.embedding, "parameters", list)(), torch.empty(0)]))
         off, change = invariance(self.embedding, action, like)
         if not max(off, change) <= tolerance:
             raise ValueError(
-                f"action: expected f#U invariant under {type(action).__name__} within tolerance={tolerance:g}, but its log "
-                f"density changes by up to {change:.3g} nats and the manifold is left by {off:.3g} of its size; without "
-                "invariance the KL and log-likelihoods are wrong by as much: take another f or group, or a tolerance you accept"
+                f"action: expected f#U invariant under {type(action).__name__} within tolerance={tolerance:g}, "
+                "but its log "
+                f"density changes by up to {change:.3g} nats and the manifold is left by {off:.3g} of its size; "
+                "without "
+                "invariance the KL and log-likelihoods are wrong by as much: take another f or group, or a "
+                "tolerance you accept"
             )
 
     def embed(self, z_hid: Tensor, g: Tensor, c: Tensor | None = None) -> Tensor:
-        """z of shape (..., m): f(z_hid) in chart c, turned by the group element of the features g where there is an action."""
+        """z of shape (..., m): f(z_hid) in chart c, turned by the group element of the features g where there is an
+        action.
+        """
         z = self.embedding(z_hid if c is None else (self.corners[c] + z_hid) / self.cells)
         return self.action(g, z) if self.action else z
 
@@ -135,7 +148,9 @@ class ManifoldVAE(nn.Module):
         return h.unflatten(-1, (self.charts, -1)), g, logits
 
     def latent(self, x: Tensor) -> Tensor:
-        """The point of the manifold that stands for q(z | x), of shape (..., m): the centre of the most probable chart's law."""
+        """The point of the manifold that stands for q(z | x), of shape (..., m): the centre of the most probable
+        chart's law.
+        """
         h, g, logits = self.encode(x)
         c = logits.argmax(-1) if self.cells is not None else None
         return self.embed(center(self.head(_chart(h, c))), g, c)

@@ -1,4 +1,4 @@
-r"""Multi-clustering equivariant VAE (MCE-VAE) [1]: what is in an image, which cluster it is, and how it was moved, apart.
+r"""Multi-clustering equivariant VAE (MCE-VAE) [1]: what is in an image, its cluster, and how it was moved.
 
     p(z_c)   = sum_k w_k N(m_k, diag s_k^2)              the clusters, learned
     p(z)     = N(0, I)                                   what varies within them
@@ -7,21 +7,24 @@ r"""Multi-clustering equivariant VAE (MCE-VAE) [1]: what is in an image, which c
     z_aug    = e(x)                                      the augmented encoder, deterministic
     q(z_c | z_aug) = sum_k w_k N(m_k, diag s_k^2),   q(z | z_aug) Normal,   q(tau | z_aug) von Mises-Fisher and Normal
 
-The canonical image f is moved in the features of the likelihood, which for a Bernoulli law are logits, by differentiable
-resampling; what comes in from beyond its edge is a feature that is learned. Every law has its own measure and normaliser, and the ELBO is a
-bound of log p(x). The objective of [1] is none: its turn is Normal, and for the mixture it has Jensen's bound from the wrong side.
+The canonical image f is moved in the features of the likelihood, which for a Bernoulli law are logits, by
+differentiable resampling; what comes in from beyond its edge is a feature that is learned. Every law has its own
+measure and normaliser, and the ELBO is a bound of log p(x). The objective of [1] is none: its turn is Normal, and for
+the mixture it has Jensen's bound from the wrong side.
 
-Nothing above keeps z and z_c from knowing the pose: f can draw a turned image as well as g can turn one. Three ways to see to it,
-which combine:
+Nothing above keeps z and z_c from knowing the pose: f can draw a turned image as well as g can turn one. Three ways to
+see to it, which combine:
 
-    MCEVAE(shape, canonicalizer=PolarCanonicalizer(shape))           move x back by the centre of q(tau | x), then encode it [2]
-    objective=Regularized(ELBO(), invariance=Invariance(RandomSimilarity()))      the loss of [1]
+    MCEVAE(shape, canonicalizer=PolarCanonicalizer(shape))           move x back by the centre of q(tau | x), then
+    encode it [2] objective=Regularized(ELBO(), invariance=Invariance(RandomSimilarity()))      the loss of [1]
     MCEVAE(shape, canonical=BernoulliLikelihood()), fit(vae, (x, x_0))            canonical images x_0 are known [1]
 
-For clusters that are enumerated, or partly labelled, see :class:`ppvae.nn.EnumeratedClusters` and :class:`ppvae.nn.LabelledClusters`.
+For clusters that are enumerated, or partly labelled, see :class:`ppvae.nn.EnumeratedClusters` and
+:class:`ppvae.nn.LabelledClusters`.
 
 References:
-    [1] Invariance-based Multi-Clustering of Latent Space Embeddings for Equivariant Learning (Bajaj, Roy and Zhang, 2021)
+    [1] Invariance-based Multi-Clustering of Latent Space Embeddings for Equivariant Learning (Bajaj, Roy and Zhang,
+    2021)
         https://arxiv.org/abs/2107.11717
     [2] Equivariance with Learned Canonicalization Functions (Kaba et al., 2023)
         https://arxiv.org/abs/2211.06489
@@ -57,17 +60,18 @@ class MCEVAE(nn.Module):
 
     :param shape: shape of an image, (C, H, W).
     :param dim: dimension of z.
-    :param clusters: the latent z_c with its laws; ``Clusters(dim=10, clusters=10)`` where None. What it is given beside x, the labels,
-        is given to model and guide.
+    :param clusters: the latent z_c with its laws; ``Clusters(dim=10, clusters=10)`` where None. What it is given
+        beside x, the labels, is given to model and guide.
     :param pose: the laws of the pose; a turn alone, ``Pose()``, where None.
-    :param canonicalizer: network from the image to the features of the pose, by whose centre it is moved back before it is encoded. Where
-        None the pose is read off the augmented encoder, as in [1].
+    :param canonicalizer: network from the image to the features of the pose, by whose centre it is moved back before
+        it is encoded. Where None the pose is read off the augmented encoder, as in [1].
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-    :param encoder: network from images to the features of z_c, z and, where there is no canonicalizer, the pose, one after the
-        other; a perceptron where None.
+    :param encoder: network from images to the features of z_c, z and, where there is no canonicalizer, the pose, one
+        after the other; a perceptron where None.
     :param decoder: network from (z_c, z) to the features of the likelihood; a perceptron where None.
     :param likelihood: likelihood head p(x | features); Bernoulli where None.
-    :param canonical: likelihood head of canonical images x_0 that are known, the last array that model and guide are given.
+    :param canonical: likelihood head of canonical images x_0 that are known, the last array that model and guide are
+        given.
     """
 
     @records_options
@@ -107,18 +111,20 @@ class MCEVAE(nn.Module):
     def model(self, x: Tensor, *given: Tensor) -> Tensor:
         """p(x, z_c, z, tau) for a batch x of shape (batch, *shape)."""
         register(self)
-        labels, given, canonical = self.split(given)
+        labels, beside, canonical = self.split(given)
         with pyro.plate("data", x.shape[0]):
             tau = {name: pyro.sample(name, law) for name, law in self.pose.prior(x).items()}
             z_c = self.clusters.prior(*labels)
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.dim), 1.0).to_event(1))
             z_c, z = (a.expand(*torch.broadcast_shapes(z_c.shape[:-1], z.shape[:-1]), -1) for a in (z_c, z))
             f = self.decoder(torch.cat([z_c, z], -1))
-            pyro.deterministic("canonical", self.likelihood(f, len(self.shape), *given).mean, event_dim=len(self.shape))
+            pyro.deterministic(
+                "canonical", self.likelihood(f, len(self.shape), *beside).mean, event_dim=len(self.shape)
+            )
             if self.canonical is not None:
                 pyro.sample("x_0", self.canonical(f, len(self.shape)), obs=canonical[0])
             moved = act(f, self.pose.element(tau), self.background)
-            return pyro.sample("x", self.likelihood(moved, len(self.shape), *given), obs=x)
+            return pyro.sample("x", self.likelihood(moved, len(self.shape), *beside), obs=x)
 
     def guide(self, x: Tensor, *given: Tensor) -> None:
         """q(z_c, z, tau | x)."""

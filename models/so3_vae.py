@@ -30,6 +30,7 @@ from ppvae.nn import (
     Batched,
     BernoulliLikelihood,
     Likelihood,
+    PosteriorHead,
     SO3NormalHead,
     channels,
     records_options,
@@ -63,13 +64,13 @@ class SO3VAE(nn.Module):
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
         likelihood: Likelihood | None = None,
-        head: nn.Module | None = None,
+        head: PosteriorHead | None = None,
     ):
         super().__init__()
         self.shape = Size(shape)
         self.likelihood = likelihood or BernoulliLikelihood()
         self.given = self.likelihood.given
-        self.head = head or SO3NormalHead()
+        self.head: PosteriorHead = head or SO3NormalHead()
         inputs, outputs = (
             channels(shape, self.likelihood.in_features),
             channels(shape, self.likelihood.features),

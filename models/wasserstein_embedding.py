@@ -6,16 +6,16 @@ r"""An embedding of a manifold learned from points of it, by a Wasserstein auto-
 
     loss     = E |x - f(e(x))|^2 / (2 scale^2) + lambda MMD^2(q(z), p(z)),       q(z) = E_x q(z | x)
 
-The first term makes f injective on what e reaches, the second makes e reach all of [0, 1]^n evenly: f then takes the uniform law to
-the law of the points. It is trained as every VAE, and is then an embedding:
+The first term makes f injective on what e reaches, the second makes e reach all of [0, 1]^n evenly: f then takes the
+uniform law to the law of the points. It is trained as every VAE, and is then an embedding:
 
     f = WassersteinEmbedding(dim=1, ambient=2)
     kernel = InverseMultiquadric(scale=1 / 12)  # dim / 12 is half the mean squared distance of two draws of p(z)
     fit(f, points, objective=InfoVAE_ELBO(partial(mmd, kernel=kernel), alpha=1, lambda_=1000))
     ManifoldVAE(shape, embedding=f)
 
-How good an embedding it is says ``ppvae.metrics.embedding_report``. A closed manifold has none: [0, 1]^n is no circle, so
-that f leaves a gap, or two of its ends come close. f has smooth units, as its Jacobian is used.
+How good an embedding it is says ``ppvae.metrics.embedding_report``. A closed manifold has none: [0, 1]^n is no circle,
+so that f leaves a gap, or two of its ends come close. f has smooth units, as its Jacobian is used.
 
 References:
     [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models

@@ -19,9 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch.distributions import constraints
 
-from ppvae.manifolds import sphere
+from ppvae.manifolds import rotation, so3, sphere
 
 try:
     from matplotlib import patheffects
@@ -120,6 +121,24 @@ def sphere_plot(points: np.ndarray, labels: np.ndarray | None) -> Figure:
     if points.ndim == 3 and points.shape[1:] == (2, 2):
         return _torus(points, labels)
     return principal_plot(points, labels)
+
+
+def rotation_plot(points: np.ndarray, labels: np.ndarray | None) -> Figure:
+    """SO(3) as the ball of radius pi: the rotation vectors, in three projections.
+
+    Opposite points of the ball's surface are one rotation: a path may leave there and come in on the other side.
+    """
+    vectors = so3.log(torch.as_tensor(points)).numpy()
+    figure = _figure(10.4, 3.9)
+    rim = np.linspace(0, 2 * np.pi, 361)
+    for axes, (i, j) in zip(figure.subplots(1, 3), ((0, 1), (0, 2), (1, 2)), strict=True):
+        _style(axes)
+        axes.plot(np.pi * np.cos(rim), np.pi * np.sin(rim), color="#888888", linewidth=0.9, zorder=0)
+        _scatter(axes, vectors[:, [i, j]], labels, names=False)
+        axes.set(xlabel=f"$v_{i + 1}$ (radians)", ylabel=f"$v_{j + 1}$", xlim=(-3.4, 3.4), ylim=(-3.4, 3.4))
+        axes.set_aspect("equal")
+    _legend(figure, labels)
+    return figure
 
 
 def principal_plot(points: np.ndarray, labels: np.ndarray | None) -> Figure:
@@ -445,3 +464,4 @@ def _legend(figure: Figure, labels: np.ndarray | None) -> None:
 
 register_plot(constraints.real, real_plot)
 register_plot(sphere, sphere_plot)
+register_plot(rotation, rotation_plot)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from ppvae.cli.options import record
 from ppvae.cli.preparation import open_data
 
 TINY = ["--epochs", "2", "--hidden", "16", "--batch-size", "400", "--progress", "false"]
-FILES = {"model.safetensors", "history.csv", "run.yaml"}
+FILES = {"model.safetensors", "history.csv", "run.yaml", "checkpoint.safetensors"}
 
 
 def ok(*words) -> None:
@@ -53,6 +54,13 @@ print('LOADED', *sorted({{m.split('.')[0] for m in sys.modules}}))
     loaded = out.rpartition("LOADED")[2].split()
     assert "jsonargparse" in loaded
     assert not {"torch", "pyro", "matplotlib", "numpy", "arviz"} & set(loaded)
+
+
+@pytest.mark.parametrize(("before", "after"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_told_otherwise(before, after, monkeypatch):
+    monkeypatch.setattr("os.environ", dict(before))
+    monkeypatch.setattr(sys, "argv", ["ppvae", "--version"])
+    assert main() == 0 and os.environ["OMP_WAIT_POLICY"] == after
 
 
 def test_the_overview_names_every_command(capsys):
@@ -106,10 +114,10 @@ def test_an_objective_with_its_options_is_kept(tmp_path):
 
 
 def test_a_stopped_run_is_resumed_to_the_same_weights(tmp_path):
-    words = ["fit", "gaussian-vae", "--data", "digits", *TINY, "--checkpoint", tmp_path / "state"]
+    words = ["fit", "gaussian-vae", "--data", "digits", *TINY]
     ok(*words, "--out", tmp_path / "a", "--epochs", 1)
-    ok(*words, "--out", tmp_path / "a", "--epochs", 2, "--resume", "true", "--force")
-    ok(*words[:-2], "--out", tmp_path / "b", "--epochs", 2)
+    ok(*words, "--out", tmp_path / "a", "--epochs", 2, "--resume")
+    ok(*words, "--out", tmp_path / "b", "--epochs", 2)
     first, second = (ppvae.load(tmp_path / f / "model.safetensors").state_dict() for f in "ab")
     assert all(torch.equal(first[name], second[name]) for name in first)
 

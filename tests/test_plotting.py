@@ -8,10 +8,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from torch.distributions import constraints
 
 from ppvae import plotting
-from ppvae.manifolds import sphere
+from ppvae.manifolds import rotation, so3, sphere
 
 rng = np.random.default_rng(0)
 LABELS = np.arange(60) % 10
@@ -88,6 +89,13 @@ def test_the_ring_shows_angles():
     z = unit(2)
     shown = drawn(plotting.plot_latent(z, None, sphere))
     np.testing.assert_allclose(shown[:, 0], np.arctan2(z[:, 1], z[:, 0]))
+
+
+def test_rotations_are_drawn_by_their_rotation_vectors():
+    vectors = np.array([[0.3, -1.0, 0.5], [0.0, 0.0, 3.1], [2.0, 1.0, 0.0]])
+    figure = plotting.plot_latent(so3.exp(torch.tensor(vectors)).numpy(), None, rotation)
+    for axes, pair in zip(figure.axes, ([0, 1], [0, 2], [1, 2]), strict=True):
+        assert np.allclose(axes.collections[0].get_offsets(), vectors[:, pair], atol=1e-6)
 
 
 def test_principal_coordinates_keep_the_distances_of_a_plane_in_space():

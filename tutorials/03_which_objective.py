@@ -90,7 +90,7 @@ for name, vae in vaes.items():
         model_trace, guide_trace = bound.traces(vae.model, vae.guide, x)
         terms = bound.terms(model_trace, guide_trace)
         prior = torch.randn(5000, 4)
-    distance = mmd(prior, guide_trace.nodes["z"]["value"]).item()
+    distance = mmd(prior, torch.as_tensor(guide_trace.nodes["z"]["value"])).item()
     right = knn_accuracy(ppvae.encode(vae, x_train), digits.train_labels, ppvae.encode(vae, x_test), digits.test_labels)
     print(
         f"{name:10} {ll.mean:8.2f} ± {ll.standard_error:5.2f} {(ll.pareto_k > 0.7).mean():8.0%} "

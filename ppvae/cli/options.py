@@ -119,7 +119,16 @@ def fit_parser(name: str) -> Parser:
     bounds = {objective: objectives.find(objective) for objective in objectives.names()}
     _add_classes(parser, group, "objective", bounds, "what is optimised, see ppvae objectives; elbo where not given.")
     group.add_argument("--device", type=str | None, help="where to train, e.g. cuda; the CPU where not given")
-    group.add_argument("--checkpoint", type=str | None, help="file for the state of training after each epoch")
+    group.add_argument(
+        "--checkpoint",
+        type=str | None,
+        help="file for the state of training after each epoch; checkpoint.safetensors in the folder where not given",
+    )
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in the folder from its checkpoint, with the same options, or with more --epochs",
+    )
     for action in parser._actions:
         if action.option_strings[0].endswith(".help"):  # named in the line of its option
             action.help = argparse.SUPPRESS
@@ -128,7 +137,7 @@ def fit_parser(name: str) -> Parser:
 
 
 #: Options of :func:`ppvae.fit` that :func:`fit_parser` words itself.
-TOLD = ("objective", "device", "checkpoint")
+TOLD = ("objective", "device", "checkpoint", "resume")
 
 
 def _add_classes(parser: Parser, group: Any, option: str, classes: dict[str, type], described: str) -> None:

@@ -29,7 +29,7 @@ from ppvae.infer.elbo import kl_terms, latents
 from ppvae.io import write
 
 #: Files whose presence makes a folder a run.
-FILES = ("run.yaml", "model.safetensors", "history.csv", "evaluation.json")
+FILES = ("run.yaml", "model.safetensors", "history.csv", "evaluation.json", "checkpoint.safetensors")
 #: Keys of the history that are shown at the end of training, and their names.
 SHOWN = {"elbo": "ELBO", "valid_elbo": "validation ELBO", "reconstruction": "reconstruction", "kl": "KL"}
 WHY = {"epochs": "", "patience": ", stopped as the validation loss fell no more"}

@@ -4,9 +4,8 @@ import functools
 
 from pyro.distributions import Categorical, Delta, Independent
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Normal
 from torch.distributions import Independent as TorchIndependent
-from torch.distributions import Normal
 
 from ppvae.distributions.gaussian_mixture import GaussianMixture
 from ppvae.distributions.power_spherical import PowerSpherical

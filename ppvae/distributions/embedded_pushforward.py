@@ -33,12 +33,13 @@ class EmbeddedPushforward(TorchDistribution):
     r"""Law of x = f(z), z ~ ``base``, on the n-dimensional manifold f(Z) in R^m.
 
     The density is with respect to the n-dimensional volume that R^m induces on f(Z), whose total mass is
-    :math:`\int_Z \sqrt{\det J^T J} \, dz`: 2 pi for the circle of :class:`ppvae.manifolds.embeddings.CircleEmbedding`, 4 pi for
-    the sphere. It is that of the law where f is injective but for a set of measure zero, and infinite where J has not full
-    rank.
+    :math:`\int_Z \sqrt{\det J^T J} \, dz`: 2 pi for the circle of :class:`ppvae.manifolds.embeddings.CircleEmbedding`,
+    4 pi for the sphere. It is that of the law where f is injective but for a set of measure zero, and infinite where J
+    has not full rank.
 
     A sample remembers its z, so that its density is exact. At other points z = f^{-1}(x) is searched
-    (:func:`ppvae.manifolds.embeddings.invert`). In a VAE sample z with :attr:`base` and use f: nothing is inverted then, and
+    (:func:`ppvae.manifolds.embeddings.invert`). In a VAE sample z with :attr:`base` and use f: nothing is inverted
+    then, and
     :meth:`log_prob_of` says the density on the manifold.
 
     :param base: law of z with event_shape (n,), on [0, 1]^n or R^n; gradients pass if it has rsample.
@@ -54,7 +55,8 @@ class EmbeddedPushforward(TorchDistribution):
         if tuple(base.event_shape) != (embedding.dim,):
             raise ValueError(
                 f"expected a base law with event_shape ({embedding.dim},) for {type(embedding).__name__}, got "
-                f"{tuple(base.event_shape)}; Uniform(0, 1) with {embedding.dim} entries on the right becomes one by .to_event(1)"
+                f"{tuple(base.event_shape)}; Uniform(0, 1) with {embedding.dim} entries on the right becomes one "
+                "by .to_event(1)"
             )
         self.base, self.embedding = base, embedding
         self._drawn: tuple[Tensor, Tensor] | None = None
@@ -115,7 +117,9 @@ class EmbeddedPushforward(TorchDistribution):
         return self.log_prob_of(self.hidden(value))
 
     def log_prob_of(self, z: Tensor) -> Tensor:
-        r"""The log density at f(z), :math:`\log p(z) - \tfrac12 \log \det J^T J`, shape ``(...)`` for z ``(..., n)``."""
+        r"""The log density at f(z), :math:`\log p(z) - \tfrac12 \log \det J^T J`, shape ``(...)`` for z ``(...,
+        n)``.
+        """
         return self.base.log_prob(z) - log_volume(self.embedding, z)
 
 

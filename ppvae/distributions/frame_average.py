@@ -51,7 +51,7 @@ class FrameAverage(TorchDistribution):
         if base.event_shape != (3, 3):
             raise ValueError(f"expected a law on SO(3), event_shape (3, 3), got {tuple(base.event_shape)}")
         self.base = base
-        super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
+        super().__init__(base.batch_shape, Size((3, 3)), validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None):
         new = self._get_checked_instance(FrameAverage, _instance)

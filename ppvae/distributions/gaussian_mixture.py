@@ -4,7 +4,8 @@ r"""Mixtures of Gaussians with diagonal covariance.
     q(z) = \sum_k w_k \, N(z; m_k, \mathrm{diag}\, s_k^2), \qquad
     q(c = k \mid z) = \frac{w_k \, N(z; m_k, \mathrm{diag}\, s_k^2)}{q(z)}
 
-**Gradient** [1, 2]. One coordinate after the other, with :math:`\varphi, \Phi` the normal density and distribution function,
+**Gradient** [1, 2]. One coordinate after the other, with :math:`\varphi, \Phi` the normal density and distribution
+function,
 
 .. math::
     x_{ki} = \frac{z_i - m_{ki}}{s_{ki}}, \qquad
@@ -12,25 +13,26 @@ r"""Mixtures of Gaussians with diagonal covariance.
     f_i = q(z_i \mid z_{<i}) = \sum_k r_{ki} \frac{\varphi(x_{ki})}{s_{ki}}, \qquad
     F_i = \sum_k r_{ki} \, \Phi(x_{ki}).
 
-A sample moves so that no :math:`F_i`, a uniform number, changes. With the posterior :math:`p_{ki} = q(c = k \mid z_{\le i})` and
+A sample moves so that no :math:`F_i`, a uniform number, changes. With the posterior :math:`p_{ki} = q(c = k \mid
+z_{\le i})` and
 :math:`B_{ki} = r_{ki} (\Phi(x_{ki}) - F_i) / f_i` that is
 
 .. math::
     dz_i = \sum_k p_{ki} (dm_{ki} + x_{ki} \, ds_{ki})
          - \sum_k B_{ki} \, d \Bigl( \log w_k + \sum_{j < i} \log N(z_j; m_{kj}, s_{kj}^2) \Bigr),
 
-where the last differential is total: it has dz_j in it. The system is triangular, and its transpose is solved backwards, from the last
-coordinate to the first, in O(d K). The gradient is exact and unbiased; it depends on the order of the coordinates, its mean does not.
-Where two clusters lie far apart the gradient by their weights is rare and large: a sample can change sides only by crossing
-the gap.
+where the last differential is total: it has dz_j in it. The system is triangular, and its transpose is solved
+backwards, from the last coordinate to the first, in O(d K). The gradient is exact and unbiased; it depends on the
+order of the coordinates, its mean does not. Where two clusters lie far apart the gradient by their weights is rare and
+large: a sample can change sides only by crossing the gap.
 
 **Entropy** [3]. With :math:`D_\alpha` a divergence between two clusters,
 
 .. math::
     \hat H_D = \sum_k w_k H_k - \sum_k w_k \log \sum_j w_j e^{-D(k \| j)}
 
-is a lower bound of the entropy for the distance of Bhattacharyya and an upper bound for the Kullback-Leibler divergence. Both are exact
-for equal clusters, and for clusters far apart.
+is a lower bound of the entropy for the distance of Bhattacharyya and an upper bound for the Kullback-Leibler
+divergence. Both are exact for equal clusters, and for clusters far apart.
 
 References:
     [1] Stochastic Backpropagation through Mixture Density Distributions (Graves, 2016)
@@ -106,7 +108,8 @@ class GaussianMixture(TorchDistribution):
     :param logits: logarithms of the weights w up to a constant, shape ``(..., K)``; minus infinity is a weight of zero.
     :param loc: means m_k, shape ``(..., K, d)``.
     :param scale: standard deviations s_k > 0 of each coordinate, shape ``(..., K, d)``.
-    :raises ValueError: if the shapes do not fit or the dtypes differ, or, where arguments are validated, for a scale that is not positive.
+    :raises ValueError: if the shapes do not fit or the dtypes differ, or, where arguments are validated, for a scale
+        that is not positive.
     """
 
     arg_constraints = {
@@ -130,7 +133,7 @@ class GaussianMixture(TorchDistribution):
         if not logits.dtype == loc.dtype == scale.dtype:
             raise ValueError(f"expected one dtype, got {logits.dtype}, {loc.dtype} and {scale.dtype}: cast some")
         batch_shape = torch.broadcast_shapes(logits.shape[:-1], loc.shape[:-2], scale.shape[:-2])
-        self.logits = logits.expand(batch_shape + (K,))
+        self.logits = logits.expand((*batch_shape, K))
         self.loc = loc.expand(batch_shape + event)
         self.scale = scale.expand(batch_shape + event)
         super().__init__(batch_shape, event[1:], validate_args=validate_args)
@@ -190,7 +193,7 @@ class GaussianMixture(TorchDistribution):
         with torch.no_grad():
             # The first of K exponential waiting times with rates w is the k-th with probability w_k.
             wait = -torch.rand_like(log_w).log()
-            k = (log_w - wait.log()).argmax(-1)[..., None, None].expand(shape + (1,) + event[1:])
+            k = (log_w - wait.log()).argmax(-1)[..., None, None].expand((*shape, 1, *event[1:]))
             noise = torch.randn(shape + event[1:], dtype=loc.dtype, device=loc.device)
             z = loc.gather(-2, k).squeeze(-2) + scale.gather(-2, k).squeeze(-2) * noise
         return _Pathwise.apply(z, log_w, loc, scale)

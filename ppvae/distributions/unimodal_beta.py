@@ -1,7 +1,8 @@
 r"""The Beta law on [0, 1] with one mode, in forms that hold in float32 at any concentration.
 
 .. math::
-    q(z) = \frac{z^{p} (1 - z)^{q}}{B(1 + p, 1 + q)}, \qquad p, q \ge 0, \quad n = p + q, \quad m = p / n \text{ the mode}
+    q(z) = \frac{z^{p} (1 - z)^{q}}{B(1 + p, 1 + q)}, \qquad p, q \ge 0, \quad n = p + q, \quad m = p / n \text{ the
+    mode}
 
 With :math:`g(x) = \log \Gamma(1 + x) - x \log x + x`, which grows as :math:`\tfrac12 \log 2 \pi x`,
 
@@ -11,8 +12,8 @@ With :math:`g(x) = \log \Gamma(1 + x) - x \log x + x`, which grows as :math:`\tf
     \mathrm{KL}(q \| U) &= \log(1 + n) - \frac{n}{1 + n} + k(n) - k(p) - k(q), \qquad
     k(x) = \log \Gamma(1 + x) + x - x \psi(1 + x)
 
-No term is larger than the spread of log q itself. The usual sum of log Gamma functions has terms of size n log n: at n = 1e6 it
-has lost a nat in float32.
+No term is larger than the spread of log q itself. The usual sum of log Gamma functions has terms of size n log n: at n
+= 1e6 it has lost a nat in float32.
 
 References:
     [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models
@@ -131,7 +132,8 @@ class _Draw(Function):
 class UnimodalBeta(TorchDistribution):
     r"""Beta(1 + p, 1 + q) on [0, 1]: a posterior q(z | x) in a chart, uniform at p = q = 0.
 
-    The density is with respect to dz, total mass 1. It is bounded, 0 at the ends where p, q > 0, and its logarithm there -inf.
+    The density is with respect to dz, total mass 1. It is bounded, 0 at the ends where p, q > 0, and its logarithm
+    there -inf.
 
     :param p: concentration to the right of 0, p >= 0.
     :param q: concentration to the left of 1, q >= 0; the two broadcast.

@@ -17,8 +17,8 @@ import math
 import torch
 from pyro.distributions import TorchDistribution, Uniform
 from torch import Size, Tensor
-from torch.distributions import constraints
 from torch.distributions import Uniform as TorchUniform
+from torch.distributions import constraints
 from torch.distributions.kl import kl_divergence, register_kl
 
 from ppvae.distributions.center import center
@@ -33,8 +33,10 @@ class UnrolledCircle(TorchDistribution):
 
     The density is with respect to dz on [0, 1), total mass 1.
 
-    :param base: law on the circle with event_shape (2,): VonMisesFisher, PowerSpherical, ``WrappedNormal(Circle(), ...)``.
-    :raises ValueError: for a base of another event_shape and, where arguments are validated, for a value outside [0, 1].
+    :param base: law on the circle with event_shape (2,): VonMisesFisher, PowerSpherical, ``WrappedNormal(Circle(),
+        ...)``.
+    :raises ValueError: for a base of another event_shape and, where arguments are validated, for a value outside [0,
+        1].
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}

@@ -3,10 +3,10 @@ r"""The evidence lower bound with discrete latents summed out exactly.
     ELBO = E_q(c, z | x) [log p(x, c, z) - log q(c, z | x)]
          = sum_c q(c | x) E_q(z | x, c) [log p(x, c, z) - log q(c, z | x)]
 
-A site that says ``infer={"enumerate": "parallel"}`` gets all its values at once, along a new dimension on the left, in guide and
-model. What depends on c has this dimension, and is weighted with q(c | x) and summed over it. There is no sample of c, and no gradient that
-would have to pass through one. This is what Pyro's ``TraceEnum_ELBO`` computes, here with the KL in closed form where there is one, and
-without a value read back from the device.
+A site that says ``infer={"enumerate": "parallel"}`` gets all its values at once, along a new dimension on the left, in
+guide and model. What depends on c has this dimension, and is weighted with q(c | x) and summed over it. There is no
+sample of c, and no gradient that would have to pass through one. This is what Pyro's ``TraceEnum_ELBO`` computes, here
+with the KL in closed form where there is one, and without a value read back from the device.
 
 Reference: Semi-Supervised Learning with Deep Generative Models (Kingma et al., 2014), https://arxiv.org/abs/1406.5298
 """
@@ -29,8 +29,8 @@ class EnumeratedELBO(ELBO):
         L = \sum_i \sum_c q(c \mid x_i) \, E \log p(x_i \mid z_{ic}, c) - \beta \, KL(q(c, z \mid x_i) \| p(c, z)),
         \qquad \beta = \texttt{kl\_weight}
 
-    Latents without ``infer={"enumerate": "parallel"}`` are sampled, as in :class:`ELBO`; without any enumerated this is the ELBO. A latent
-    enumerated in the model must be enumerated in the guide.
+    Latents without ``infer={"enumerate": "parallel"}`` are sampled, as in :class:`ELBO`; without any enumerated this
+    is the ELBO. A latent enumerated in the model must be enumerated in the guide.
 
     Source: Kingma et al. (2014), https://arxiv.org/abs/1406.5298
     """
@@ -52,7 +52,8 @@ class EnumeratedELBO(ELBO):
 def _expected(terms: dict[str, Tensor], log_q: dict[int, Tensor]) -> dict[str, Tensor]:
     """Each term times the probability of the enumerated values that it depends on.
 
-    :param log_q: for each enumerated dimension the log probability of its values, given those of further such dimensions.
+    :param log_q: for each enumerated dimension the log probability of its values, given those of further such
+        dimensions.
     """
 
     def dims(tensor: Tensor) -> set[int]:

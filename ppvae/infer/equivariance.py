@@ -16,6 +16,7 @@ Reference: [1] Explorations in Homeomorphic Variational Auto-Encoding (Falorsi e
 
 from collections.abc import Callable
 
+import torch
 from pyro import poutine
 from torch import Tensor
 
@@ -80,4 +81,4 @@ def _center(guide: Callable, site: str, *batch: Tensor) -> Tensor:
         trace = poutine.trace(guide).get_trace(*batch)
     if site not in trace:
         raise ValueError(f"site: expected a latent of the guide, one of {list(trace.stochastic_nodes)}, got {site!r}")
-    return trace.nodes[site]["value"]
+    return torch.as_tensor(trace.nodes[site]["value"])

@@ -2,7 +2,8 @@ r"""Invariance as a term of the objective: what the model says of an image must 
 
     P = sum_i E_g sum_v |v(g x_i) - v(x_i)|^2,    v = z, z_c and the canonical image
 
-Reference: [1] Invariance-based Multi-Clustering of Latent Space Embeddings for Equivariant Learning (Bajaj, Roy and Zhang, 2021)
+Reference: [1] Invariance-based Multi-Clustering of Latent Space Embeddings for Equivariant Learning (Bajaj, Roy and
+Zhang, 2021)
     https://arxiv.org/abs/2107.11717
 """
 
@@ -16,19 +17,19 @@ from ppvae.infer.handlers import CenterMessenger
 
 
 class Invariance:
-    """The mean squared change of some sites when each datum is moved at random, a penalty of :class:`ppvae.infer.Regularized`.
+    """Mean squared change of some sites when each datum is moved at random: a penalty of :class:`.Regularized`.
 
-    Latents are taken at the centre of the guide, and what the model makes of them by ``pyro.deterministic`` at these latents. The values at x
-    itself are held fixed, as in the source: it is the moved datum that is to follow. All moved data go through the networks in
-    one batch.
+    Latents are taken at the centre of the guide, and what the model makes of them by ``pyro.deterministic`` at these
+    latents. The values at x itself are held fixed, as in the source: it is the moved datum that is to follow. All
+    moved data go through the networks in one batch.
 
     :param move: takes data (n, *shape) and moves each at random, e.g. :class:`ppvae.nn.actions.RandomSimilarity`.
     :param sites: names of latents or deterministic sites.
     :param num_moves: how many random g for each datum.
     :param weight: weight in the loss, in nats for a squared change of 1.
 
-    Source: Bajaj, Roy and Zhang (2021), https://arxiv.org/abs/2107.11717. There the change of the canonical image is a cross-entropy of
-    pixels; here it is squared, so that it is zero where nothing changes.
+    Source: Bajaj, Roy and Zhang (2021), https://arxiv.org/abs/2107.11717. There the change of the canonical image is a
+    cross-entropy of pixels; here it is squared, so that it is zero where nothing changes.
     """
 
     def __init__(
@@ -60,4 +61,4 @@ class Invariance:
         missing = [name for name in self.sites if name not in model_trace]
         if missing:
             raise ValueError(f"sites: expected names of latents or deterministic sites of the model, got {missing}")
-        return [model_trace.nodes[name]["value"] for name in self.sites]
+        return [torch.as_tensor(model_trace.nodes[name]["value"]) for name in self.sites]

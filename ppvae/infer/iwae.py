@@ -8,8 +8,10 @@ References:
 """
 
 import math
+from typing import Any
 
 import torch
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from torch import Tensor
@@ -27,7 +29,7 @@ class IWAE_ELBO(TensorELBO):
     The sum over k is within the log, so it needs the weight of each datum by itself: every site must be in the data
     plate (the one at dim -1). Other plates are summed first; the scale of the data plate stays outside the log.
 
-    :raises ValueError: if a site is outside the data plate, or sites have different scales.
+    :raises ValueError: if a site is outside the data plate, sites have different scales, or the guide is deterministic.
 
     Source: Burda, Grosse and Salakhutdinov (2016), https://arxiv.org/abs/1509.00519
     """
@@ -50,6 +52,16 @@ def log_weight_parts(
     """log p(x | z) and log q(z | x) - log p(z), unscaled and of shape (particles, batch) or (batch,), and the data
     plate's scale."""
     scales: list[Tensor | float] = []
+
+    for site in latents(guide_trace):
+        law: Any = site["fn"]
+        while hasattr(law, "base_dist"):
+            law = law.base_dist
+        if isinstance(law, Delta):
+            raise ValueError(
+                f"site {site['name']!r}: an importance weight divides by the density of the guide, and a deterministic "
+                "encoder (Delta) has none; train a guide with a density on the frozen decoder"
+            )
 
     def per_datum(trace: Trace, site: Site) -> Tensor:
         if not any(frame.vectorized and frame.dim == -1 for frame in site["cond_indep_stack"]):

@@ -1,6 +1,7 @@
 """What a guide learns of a discrete latent from data in which it is known."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -15,8 +16,8 @@ class LabelTerm:
     .. math::
         P = - \sum_{i \text{ known}} \log q(c = y_i \mid x_i)
 
-    The pair is given ``(x, y, known, ...)``. The guide is run as if no label were known; at known labels the bound itself says
-    nothing of q(c | x).
+    The pair is given ``(x, y, known, ...)``. The guide is run as if no label were known; at known labels the bound
+    itself says nothing of q(c | x).
 
     :param site: the latent.
     :param weight: weight in the loss; [1] takes 0.1 times the number of data over the number of labels.
@@ -31,5 +32,5 @@ class LabelTerm:
         x, y, known, *given = batch
         with CenterMessenger():
             trace = poutine.trace(guide).get_trace(x, y, torch.zeros_like(known), *given)
-        law = trace.nodes[self.site]["fn"]
+        law: Any = trace.nodes[self.site]["fn"]
         return -(known * law.log_prob(y)).sum()

@@ -28,7 +28,8 @@ class Regularized(TensorELBO):
 
         Regularized(ELBO(), invariance=Invariance(RandomSimilarity(), weight=0.1))
 
-    The history shows each penalty, without its weight, by the name that it has here. The weight of the KL is that of the objective.
+    The history shows each penalty, without its weight, by the name that it has here. The weight of the KL is that of
+    the objective.
 
     :param objective: any objective.
     :param penalties: the terms, by name.

@@ -33,7 +33,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from ppvae.manifolds.circle import Circle
@@ -58,8 +57,8 @@ class Embedding(Protocol):
     r"""A differentiable map f from R^n, or a box in it, to R^m that is injective but for a set of measure zero.
 
     Optional, and taken from f itself where they are missing: ``log_volume(z)``, :math:`\log \sqrt{\det J^T J}` of shape
-    ``(...)``; ``inverse(x)``, the z with f(z) = x; ``encode(x)``, a z from which Gauss-Newton finds it; ``support``, the
-    constraint that holds on f(Z).
+    ``(...)``; ``inverse(x)``, the z with f(z) = x; ``encode(x)``, a z from which Gauss-Newton finds it; ``support``,
+    the constraint that holds on f(Z).
     """
 
     dim: int  #: n, the dimension of the manifold
@@ -112,10 +111,10 @@ def _least_squares(J: Tensor, r: Tensor) -> Tensor:
 def invert(f: Embedding, x: Tensor, bounded: bool = True, iterations: int = 16) -> Tensor:
     r"""The z nearest to solving f(z) = x: f^{-1}(x) on the manifold, elsewhere a point where ``|f(z) - x|`` is small.
 
-    By ``f.inverse`` where it has one. Otherwise Gauss-Newton steps, halved where they overshoot, from ``f.encode(x)`` where
-    it has one, and from the best points of a grid over [0, 1]^n. The number of steps is fixed, so that nothing waits for
-    the device; a z that is not the inverse shows in f(z) != x. The first derivatives, in x and in the parameters of f,
-    are those of the inverse: :math:`dz = J^+ (dx - \partial_\theta f \, d\theta)`.
+    By ``f.inverse`` where it has one. Otherwise Gauss-Newton steps, halved where they overshoot, from ``f.encode(x)``
+    where it has one, and from the best points of a grid over [0, 1]^n. The number of steps is fixed, so that nothing
+    waits for the device; a z that is not the inverse shows in f(z) != x. The first derivatives, in x and in the
+    parameters of f, are those of the inverse: :math:`dz = J^+ (dx - \partial_\theta f \, d\theta)`.
 
     :param x: points of shape (..., m).
     :param bounded: whether z is confined to [0, 1]^n, up to 1 less a rounding unit, the box of a uniform law.
@@ -155,7 +154,8 @@ def _search(f: Embedding, x: Tensor, bounded: bool, iterations: int) -> Tensor:
         starts.append(grid[near].movedim(-2, 0))
     if not starts:
         raise ValueError(
-            f"{type(f).__name__}: nothing to invert it from: give it a method inverse(x), or encode(x) for a start; a grid "
+            f"{type(f).__name__}: nothing to invert it from: give it a method inverse(x), or encode(x) for a "
+            "start; a grid "
             "is tried on [0, 1]^n with n <= 3 alone"
         )
     z = torch.cat(starts)
@@ -307,9 +307,10 @@ class SphereEmbedding(nn.Module):
 
 
 class SwissRollEmbedding(nn.Module):
-    r"""(t cos t, y, t sin t) with :math:`t = \tfrac{3 \pi}{2} (1 + 2 z_1)` and y = 21 z_2, the surface of manifold learning [4].
+    r"""(t cos t, y, t sin t) with :math:`t = \tfrac{3 \pi}{2} (1 + 2 z_1)` and y = 21 z_2 [4].
 
-    The speed :math:`3 \pi \sqrt{1 + t^2}` along z_1 grows outwards, so that the uniform law on [0, 1]^2 is not uniform on it.
+    The speed :math:`3 \pi \sqrt{1 + t^2}` along z_1 grows outwards, so that the uniform law on [0, 1]^2 is not uniform
+    on it.
 
     [4] A Global Geometric Framework for Nonlinear Dimensionality Reduction (Tenenbaum, de Silva & Langford, 2000)
     https://doi.org/10.1126/science.290.5500.2319
@@ -341,8 +342,8 @@ class SwissRollEmbedding(nn.Module):
 class MoebiusEmbedding(nn.Module):
     r"""The Möbius band :math:`((1 + s \cos \tfrac a2) \cos a, (1 + s \cos \tfrac a2) \sin a, s \sin \tfrac a2)`.
 
-    With a = 2 pi z_1 and s = w (z_2 - 1/2). Points (0, z_2) and (1, 1 - z_2) are one: a posterior may cross this seam by a
-    flip alone. The volume element is :math:`2 \pi w \sqrt{s^2 / 4 + (1 + s \cos \tfrac a2)^2}`.
+    With a = 2 pi z_1 and s = w (z_2 - 1/2). Points (0, z_2) and (1, 1 - z_2) are one: a posterior may cross this seam
+    by a flip alone. The volume element is :math:`2 \pi w \sqrt{s^2 / 4 + (1 + s \cos \tfrac a2)^2}`.
 
     :param width: w < 2; beyond it the band meets itself.
     """
@@ -371,5 +372,3 @@ class MoebiusEmbedding(nn.Module):
         # (|(x, y)| - 1, z) = s (cos a/2, sin a/2)
         s = (x[..., :2].norm(dim=-1) - 1) * half.cos() + x[..., 2] * half.sin()
         return torch.stack([turns, s / self.width + 0.5], -1)
-
-

@@ -23,7 +23,7 @@ def _contingency(clusters: ArrayLike, labels: ArrayLike) -> NDArray:
 
 
 def clustering_accuracy(clusters: ArrayLike, labels: ArrayLike) -> float:
-    r"""Share of the data whose class is that of their cluster, at the best assignment of clusters to classes, one to one.
+    r"""Share of the data whose class is that of their cluster, at the best one-to-one assignment of clusters.
 
     .. math::
         \max_\pi \frac1n \sum_i 1[y_i = \pi(c_i)]
@@ -93,11 +93,13 @@ def circular_correlation(angles: ArrayLike, others: ArrayLike, groups: ArrayLike
         \rho = \frac{|\sum_j e^{i (a_j - b_j)}| - |\sum_j e^{i (a_j + b_j)}|}
                     {2 \sqrt{\sum_j \sin^2(a_j - \bar a) \sum_j \sin^2(b_j - \bar b)}}
 
-    with :math:`\bar a - \bar b` and :math:`\bar a + \bar b` the directions of the two sums. It is 1 for a = b + constant and -1 for a = constant
-    - b, and it needs no mean of a or b by itself, which an angle that is uniform on the circle does not have.
+    with :math:`\bar a - \bar b` and :math:`\bar a + \bar b` the directions of the two sums. It is 1 for a = b +
+    constant and -1 for a = constant - b, and it needs no mean of a or b by itself, which an angle that is uniform on
+    the circle does not have.
 
-    With ``groups`` the mean of a - b is taken out of each group first: for images that were turned, the canonical pose of one cluster has
-    nothing to do with that of another. The offset is fitted to the group, so that n unrelated pairs in one group still give about
+    With ``groups`` the mean of a - b is taken out of each group first: for images that were turned, the canonical pose
+    of one cluster has nothing to do with that of another. The offset is fitted to the group, so that n unrelated pairs
+    in one group still give about
     :math:`0.9 / \sqrt n`: count no small groups.
 
     For shapes that look the same after a half turn, double both angles.

@@ -3,8 +3,8 @@ r"""How good an embedding f of [0, 1]^n a map is: injective, onto the manifold, 
 .. math::
     \mathrm{KL}(f_\# q \| f_\# U) \le \mathrm{KL}(q \| U), \qquad \text{equal for an injective } f
 
-Where f is not injective the KL on the manifold is smaller than that on [0, 1]^n, which a VAE pays: its bound is looser than it
-could be, and its prior is f#U, not the law that was asked for.
+Where f is not injective the KL on the manifold is smaller than that on [0, 1]^n, which a VAE pays: its bound is looser
+than it could be, and its prior is f#U, not the law that was asked for.
 
 References:
     [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models
@@ -34,7 +34,9 @@ __all__ = ["EmbeddingReport", "embedding_report", "permutation_test"]
 class EmbeddingReport:
     """What :func:`embedding_report` found. Lengths are in units of the points."""
 
-    collision: float  #: largest ``|z - z'|`` among pairs whose images are nearer than ``near``; small where f is injective
+    collision: (
+        float  #: largest ``|z - z'|`` among pairs whose images are nearer than ``near``; small where f is injective
+    )
     near: float  #: what counts as nearly colliding: ten times the median distance of a drawn f(z) to the next one
     colliding: float  #: share of the z that have such a partner more than a tenth of the box away
     distance: float  #: largest distance of f(z) from the manifold
@@ -50,14 +52,17 @@ class EmbeddingReport:
 
     def __str__(self) -> str:
         lines = [
-            f"images nearer than {self.near:.3g} come from z up to {self.collision:.3g} apart ({self.colliding:.1%} of all z)",
-            f"f(Z) is up to {self.distance:.3g} off the manifold ({self.mean_distance:.3g} in the mean) and leaves gaps up to {self.gap:.3g}",
+            f"images nearer than {self.near:.3g} come from z up to {self.collision:.3g} apart "
+            f"({self.colliding:.1%} of all z)",
+            f"f(Z) is up to {self.distance:.3g} off the manifold ({self.mean_distance:.3g} in the mean) and "
+            f"leaves gaps up to {self.gap:.3g}",
             f"MMD^2 of f#U to the points {self.mmd:.3g}, permutation p-value {self.p_value:.3g}",
             f"log density of f#U within {self.density_range:.3g} nats",
         ]
         if self.colliding > SEAM:
             lines.append(
-                f"warning: f is not injective on {self.colliding:.1%} of z: there the KL on the manifold is smaller than the one on "
+                f"warning: f is not injective on {self.colliding:.1%} of z: there the KL on the manifold is "
+                "smaller than the one on "
                 "z_hid that a VAE pays, and its bound looser than it could be"
             )
         return "\n".join(lines)
@@ -75,8 +80,8 @@ def embedding_report(
 
     :param embedding: f, on [0, 1]^n.
     :param points: points of the manifold that f was not trained on, shape (k, m), numpy or tensor.
-    :param distance: distance of points (j, m) from the manifold, shape (j,), where it is known; else the distance to the
-        nearest of ``points``, which is never below about half their spacing.
+    :param distance: distance of points (j, m) from the manifold, shape (j,), where it is known; else the distance to
+        the nearest of ``points``, which is never below about half their spacing.
     :param num_samples: draws of z, and points used, at most.
     :param permutations: of the MMD's test.
     :param seed: seed of all draws.
@@ -116,8 +121,8 @@ def permutation_test(
 ) -> tuple[float, float]:
     r"""MMD² of two laws from samples, and the probability of one as large if the laws were equal.
 
-    The kernel matrix of all points is computed once; under a permutation of the two labels only sums over it change. The
-    p-value is (1 + number as large) / (1 + permutations), which is exact and never 0 [3].
+    The kernel matrix of all points is computed once; under a permutation of the two labels only sums over it change.
+    The p-value is (1 + number as large) / (1 + permutations), which is exact and never 0 [3].
 
     :param p: sample of shape (n, m).
     :param q: sample of shape (k, m).

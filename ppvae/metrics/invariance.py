@@ -5,13 +5,13 @@ from numpy.typing import ArrayLike
 
 
 def invariance_error(z: ArrayLike, z_moved: ArrayLike) -> float:
-    r"""Mean squared change of a latent over twice its variance: 0 if it does not change, about 1 if it comes out anew each time.
+    r"""Mean squared change of a latent over twice its variance: 0 if it stays, about 1 if it comes out anew.
 
     .. math::
         \frac{\sum_i |v(g_i x_i) - v(x_i)|^2}{2 \sum_i |v(x_i) - \bar v|^2}
 
-    It has no unit, so that latents of different models, or images, compare. It is symmetric in x and g x where the two have the
-    same law, as for g uniform on a group.
+    It has no unit, so that latents of different models, or images, compare. It is symmetric in x and g x where the two
+    have the same law, as for g uniform on a group.
 
     :param z: v(x), shape (n, \*event).
     :param z_moved: v(g x), the same shape.

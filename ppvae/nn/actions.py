@@ -3,10 +3,10 @@ r"""How similarities of the plane move images: differentiable resampling.
 .. math::
     (g x)(p) = x(g^{-1} p), \qquad g p = e^s R p + b, \qquad g (h x) = (g h) x
 
-An image is a function on the plane, with the origin in the middle of the image, the first axis to the right, the second up, and half the
-shorter side for a unit; a turn is counter-clockwise. Between the centres of pixels x is bilinear, and beyond its edge it is the
-background. A value is then a mean of four, so that g^-1 undoes g up to the blur of two interpolations, and exactly where pixels
-fall on pixels.
+An image is a function on the plane, with the origin in the middle of the image, the first axis to the right, the
+second up, and half the shorter side for a unit; a turn is counter-clockwise. Between the centres of pixels x is
+bilinear, and beyond its edge it is the background. A value is then a mean of four, so that g^-1 undoes g up to the
+blur of two interpolations, and exactly where pixels fall on pixels.
 
 Reference: Spatial Transformer Networks (Jaderberg et al., 2015), https://arxiv.org/abs/1506.02025
 """
@@ -73,7 +73,9 @@ def similarity(turn: Tensor | None = None, shift: Tensor | None = None, log_scal
     if turn is None and shift is None and log_scale is None:
         raise ValueError("similarity: expected a turn, a shift or a log_scale, got none")
     if turn is None:
-        turn = circle.exp(torch.zeros_like(shift[..., 0] if shift is not None else log_scale))
+        like = log_scale if shift is None else shift[..., 0]
+        assert like is not None  # one of them is, see above
+        turn = circle.exp(torch.zeros_like(like))
     a = turn if log_scale is None else log_scale.exp().unsqueeze(-1) * turn
     b = torch.zeros_like(a) if shift is None else shift
     a, b = torch.broadcast_tensors(a, b)
@@ -120,9 +122,7 @@ class RandomSimilarity:
     def draw(self, like: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Random elements of Sim(2), shape (\\*shape, 3, 3), in the dtype and on the device of ``like``."""
         t, b1, b2, s = (2 * torch.rand((4, *shape), dtype=like.dtype, device=like.device) - 1).unbind(0)
-        return similarity(
-            circle.exp(self.turn * t), self.shift * torch.stack([b1, b2], -1), self.log_scale * s
-        )
+        return similarity(circle.exp(self.turn * t), self.shift * torch.stack([b1, b2], -1), self.log_scale * s)
 
     def __call__(self, x: Tensor) -> Tensor:
         # A mean of four numbers within [0, 1] can leave it by a rounding error.

@@ -3,9 +3,11 @@ r"""A latent z_c with clusters: its sites in model and guide.
     p(c) = Categorical(w),   p(z_c | c) = N(m_c, diag s_c^2)             learned
     q(c | x), q(z_c | x, c)                                              of the same form, from features of x
 
-:class:`Clusters` sums c out of both: p(z_c) and q(z_c | x) are mixtures, z_c has pathwise gradients, and any objective will do.
-:class:`EnumeratedClusters` keeps c as a site, and :class:`ppvae.infer.EnumeratedELBO` sums over it exactly. With the same laws its bound
-is the lower of the two: it asks KL(q(c, z_c | x) || p(c, z_c)) where the other asks KL(q(z_c | x) || p(z_c)).
+:class:`Clusters` sums c out of both: p(z_c) and q(z_c | x) are mixtures, z_c has pathwise gradients, and any objective
+will do.
+:class:`EnumeratedClusters` keeps c as a site, and :class:`ppvae.infer.EnumeratedELBO` sums over it exactly. With the
+same laws its bound is the lower of the two: it asks KL(q(c, z_c | x) || p(c, z_c)) where the other asks KL(q(z_c | x)
+|| p(z_c)).
 :class:`LabelledClusters` knows c of some data.
 
 References:
@@ -24,7 +26,7 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
 from ppvae.distributions import GaussianMixture
-from ppvae.nn.heads import _split
+from ppvae.nn.heads import PosteriorHead, _split
 from ppvae.nn.registration import records_options
 
 
@@ -52,18 +54,18 @@ class Clusters(nn.Module):
 
     :param dim: dimension of z_c.
     :param clusters: number of clusters K.
-    :param head: posterior head q(z_c | features) on R^dim; a mixture of K Gaussians where None. With ``NormalHead(dim)`` the guide has
-        one Gaussian, as in [1].
+    :param head: posterior head q(z_c | features) on R^dim; a mixture of K Gaussians where None. With
+        ``NormalHead(dim)`` the guide has one Gaussian, as in [1].
     """
 
     given: tuple[constraints.Constraint, ...] = ()
 
     @records_options
-    def __init__(self, dim: int = 10, clusters: int = 10, head: nn.Module | None = None):
+    def __init__(self, dim: int = 10, clusters: int = 10, head: PosteriorHead | None = None):
         super().__init__()
         self.dim, self.clusters = dim, clusters
-        self.head = head or GaussianMixtureHead(dim, clusters)
-        self.features = self.head.features
+        self.head: PosteriorHead = head or GaussianMixtureHead(dim, clusters)
+        self.features: int = self.head.features
         self.logits = nn.Parameter(torch.zeros(clusters))
         self.loc = nn.Parameter(torch.randn(clusters, dim))
         self.log_scale = nn.Parameter(torch.zeros(clusters, dim))
@@ -77,18 +79,21 @@ class Clusters(nn.Module):
     def place(self, z_c: Tensor, c: Tensor) -> None:
         """Put each cluster where its points are: weight, mean and scale are set to theirs.
 
-        A mixture that learns from scratch together with the latent often leaves clusters unused. [1] trains for some epochs first, and starts the
-        clusters from a clustering of the codes.
+        A mixture that learns from scratch together with the latent often leaves clusters unused. [1] trains for some
+        epochs first, and starts the clusters from a clustering of the codes.
 
         :param z_c: points, (n, dim).
         :param c: their clusters, integers from 0 to K - 1, (n,).
         :raises ValueError: if a cluster has less than two points.
         """
         z_c, c = torch.as_tensor(z_c).to(self.loc), torch.as_tensor(c).to(self.loc.device)
-        for k in range(self.clusters):
-            points = z_c[c == k]
+        parts = [z_c[c == k] for k in range(self.clusters)]
+        for k, points in enumerate(parts):
             if len(points) < 2:
-                raise ValueError(f"expected at least two points in each of {self.clusters} clusters, got {len(points)} in {k}")
+                raise ValueError(
+                    f"expected at least two points in each of {self.clusters} clusters, got {len(points)} in {k}"
+                )
+        for k, points in enumerate(parts):
             self.logits[k] = math.log(len(points) / len(z_c))
             self.loc[k], self.log_scale[k] = points.mean(0), points.std(0).log()
 
@@ -132,13 +137,14 @@ class EnumeratedClusters(Clusters):
 class LabelledClusters(EnumeratedClusters):
     """z_c with clusters that are classes, of which some data have labels.
 
-    Model and guide are given two arrays beside x: the labels (n,), integers from 0 to K - 1, and whether each is known, booleans
-    (n,); an unknown label may be any class. With e_y the law that is sure of y,
+    Model and guide are given two arrays beside x: the labels (n,), integers from 0 to K - 1, and whether each is
+    known, booleans (n,); an unknown label may be any class. With e_y the law that is sure of y,
 
         p(c) = known e_y + (1 - known) w,    q(c | x) = known e_y + (1 - known) q(c | x),
 
-    so the bound is that of log p(x | y) where the label is known, and of log p(x) where it is not. Where it is known the bound says nothing
-    of q(c | x): what that is to learn from labels is a term of its own, :class:`ppvae.infer.LabelTerm`.
+    so the bound is that of log p(x | y) where the label is known, and of log p(x) where it is not. Where it is known
+    the bound says nothing of q(c | x): what that is to learn from labels is a term of its own,
+    :class:`ppvae.infer.LabelTerm`.
 
     :param dim: dimension of z_c.
     :param clusters: number of classes K.

@@ -4,11 +4,13 @@ r"""The pose of an image: how it was turned, shifted and magnified.
     q(. | x)                  vMF on the circle, and Normal
     g       = (p -> e^log_scale R(turn) p + shift)
 
-A pose is a product of sites: the group of similarities has no metric that is invariant on both sides, and no law of its own here.
+A pose is a product of sites: the group of similarities has no metric that is invariant on both sides, and no law of
+its own here.
 
-:class:`PolarCanonicalizer` finds the pose of an image so that moving the image moves the pose: the pose of g x is g times that of x. An
-image that is moved back by its pose is then the same for all g [1, 2]. Shift and scale are moments of the image. The turn is read off
-the image in polar coordinates, in which a turn is a cyclic shift, by a network of circular convolutions.
+:class:`PolarCanonicalizer` finds the pose of an image so that moving the image moves the pose: the pose of g x is g
+times that of x. An image that is moved back by its pose is then the same for all g [1, 2]. Shift and scale are moments
+of the image. The turn is read off the image in polar coordinates, in which a turn is a cyclic shift, by a network of
+circular convolutions.
 
 References:
     [1] Equivariance with Learned Canonicalization Functions (Kaba et al., 2023), https://arxiv.org/abs/2211.06489
@@ -17,6 +19,7 @@ References:
     [3] Polar Transformer Networks (Esteves et al., 2018), https://arxiv.org/abs/1709.01889
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -27,28 +30,30 @@ from torch import Tensor, nn
 from ppvae.distributions import HypersphericalUniform
 from ppvae.manifolds import circle
 from ppvae.nn.actions import pixels, resample, similarity
-from ppvae.nn.heads import VonMisesFisherHead, _split
+from ppvae.nn.heads import PosteriorHead, VonMisesFisherHead, _split
 from ppvae.nn.registration import records_options
 
 
 class Pose(nn.Module):
     """The laws of turn, shift and log-scale, in model and guide.
 
-    :param shift: standard deviation of the shift's prior, in half the shorter side of the image; no such site where None.
+    :param shift: standard deviation of the shift's prior, in half the shorter side of the image; no such site where
+        None.
     :param log_scale: standard deviation of the log-scale's prior; no such site where None.
     :param turn: posterior head of the turn on the circle; von Mises-Fisher where None.
 
-    The features are those of the head of the turn, then location and log-scale of shift (2, 2) and of log_scale (1, 1), the scales in
-    units of the prior's.
+    The features are those of the head of the turn, then location and log-scale of shift (2, 2) and of log_scale (1,
+    1), the scales in units of the prior's.
     """
 
     @records_options
-    def __init__(self, shift: float | None = None, log_scale: float | None = None, turn: nn.Module | None = None):
+    def __init__(self, shift: float | None = None, log_scale: float | None = None, turn: PosteriorHead | None = None):
         super().__init__()
         for name, value in (("shift", shift), ("log_scale", log_scale)):
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: expected a positive standard deviation, or None, got {value}")
-        self.turn, self.shift, self.log_scale = turn or VonMisesFisherHead(2), shift, log_scale
+        self.turn: PosteriorHead = turn or VonMisesFisherHead(2)
+        self.shift, self.log_scale = shift, log_scale
         self.features = self.turn.features + 6
 
     def prior(self, like: Tensor) -> dict[str, TorchDistribution]:
@@ -78,15 +83,18 @@ class Pose(nn.Module):
 class PolarCanonicalizer(nn.Module):
     r"""The features of a pose that moves with the image.
 
-    With the values of x as mass, the shift is the centre b of the image, and the scale :math:`3 \rho` with :math:`\rho` its radius of
-    gyration, so that an image moved back is in the middle and about fills the disc. A network a of circular convolutions reads
-    x along n rays :math:`\theta_j`, at a number of radii r:
+    With the values of x as mass, the shift is the centre b of the image, and the scale :math:`3 \rho` with
+    :math:`\rho` its radius of gyration, so that an image moved back is in the middle and about fills the disc. A
+    network a of circular convolutions reads x along n rays :math:`\theta_j`, at a number of radii r:
 
     .. math::
-        u(x) = \frac1n \sum_j a_j(y) \, e^{i \theta_j}, \qquad y_{r j} = x(b + 3 \rho \, r \, e^{i \theta_j}), \quad 0 < r < 1.
+        u(x) = \frac1n \sum_j a_j(y) \, e^{i \theta_j}, \qquad y_{r j} = x(b + 3 \rho \, r \, e^{i \theta_j}),
+        \qquad 0 < r < 1.
 
-    Turning x by :math:`2 \pi / n` shifts y by one ray, and turns u by as much, for any weights; other turns do up to interpolation.
-    The concentration of the turn and the widths of shift and log-scale are means over the rays, which a turn leaves as they are.
+    Turning x by :math:`2 \pi / n` shifts y by one ray, and turns u by as much, for any weights; other turns do up to
+    interpolation. The concentration of the turn is proportional to the length of u, which is small where an image looks
+    alike from several sides. Its factor and the widths of shift and log-scale are means over the rays, which a turn
+    leaves as they are.
 
     :param shape: shape of an image, (C, H, W).
     :param hidden: channels of the layers.
@@ -99,12 +107,12 @@ class PolarCanonicalizer(nn.Module):
         super().__init__()
         self.rays, self.rings = rays, rings
         widths, layers, reach = [shape[0] * rings, *hidden], [], rays // 4  # two layers see all around
-        for n, m in zip(widths[:-1], widths[1:], strict=True):
+        for n, m in itertools.pairwise(widths):
             layers += [nn.Conv1d(n, m, 2 * reach + 1, padding=reach, padding_mode="circular"), nn.SiLU()]
         last = nn.Conv1d(widths[-1], 4, 1)
-        # The turn starts with a standard deviation of about 13 degrees. From a broad law the decoder would learn images that are
-        # blurred all around, from which no turn can be read.
-        nn.init.constant_(last.bias[1:2], math.log(200.0))
+        # |u| starts at some thousandths, and so the concentration at about 1: a broad law, in which the images of one
+        # kind find a common direction before it becomes narrow.
+        nn.init.constant_(torch.as_tensor(last.bias)[1:2], math.log(200.0))
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, x: Tensor) -> Tensor:

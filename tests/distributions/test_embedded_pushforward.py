@@ -164,7 +164,9 @@ def test_a_map_that_is_not_injective_has_a_smaller_kl_on_the_manifold():
     z = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 40_000
     folded = q.log_prob(z).exp() + q.log_prob(1 - z).exp()
     on_the_manifold = float((folded / 2 * (folded / 2).log()).mean())
-    on_the_interval = float(kl_divergence(q, torch.distributions.Uniform(torch.zeros(()).double(), torch.ones(()).double())))
+    on_the_interval = float(
+        kl_divergence(q, torch.distributions.Uniform(torch.zeros(()).double(), torch.ones(()).double()))
+    )
     assert 0 < on_the_manifold < on_the_interval - 0.1
 
 

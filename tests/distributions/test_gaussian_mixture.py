@@ -1,4 +1,6 @@
-"""Mixtures of Gaussians against mpmath, quadrature, and samples moved by hand through their conditional distribution functions."""
+"""Mixtures of Gaussians against mpmath, quadrature, and samples moved by hand through their conditional
+distribution functions.
+"""
 
 import math
 
@@ -165,7 +167,9 @@ def test_float32_gradient_far_in_the_upper_tail():
         z = torch.tensor([[7.0], [-7.0]], dtype=dtype)
         log_w = logits.log_softmax(-1).expand(2, 2)
         out = _Pathwise.apply(z, log_w, loc.expand(2, 2, 1), torch.ones(2, 2, 1, dtype=dtype))
-        gradients.append(torch.stack([torch.autograd.grad(out[i, 0], logits, retain_graph=True)[0] for i in (0, 1)]).double())
+        gradients.append(
+            torch.stack([torch.autograd.grad(out[i, 0], logits, retain_graph=True)[0] for i in (0, 1)]).double()
+        )
     assert (gradients[1].abs() > 1e-3).all()
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=0)
 
@@ -199,7 +203,9 @@ def test_entropy_bounds(spread):
     entropy, error = -log_q.mean(), log_q.std() / math.sqrt(200_000)
     assert low <= entropy + 4 * error and entropy - 4 * error <= high
     if spread == 100:  # far apart, they meet in H(c) + sum_k w_k H_k
-        exact = dist.Categorical(logits=logits).entropy() + (law.probs * dist.Normal(loc, scale).entropy().sum(-1)).sum()
+        exact = (
+            dist.Categorical(logits=logits).entropy() + (law.probs * dist.Normal(loc, scale).entropy().sum(-1)).sum()
+        )
         torch.testing.assert_close(torch.stack([low, high]), exact.expand(2))
 
 

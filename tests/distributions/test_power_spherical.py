@@ -304,8 +304,8 @@ def nodes(m: int, k: float, n: int = 3000) -> tuple[Tensor, Tensor, Tensor]:
     kept = wide[log_p(wide) > log_p(mode) - 42]
     x = np.linspace(kept[0], kept[-1], n)
     p = np.exp(log_p(x) - log_p(mode))
-    x = torch.from_numpy(x)
-    return torch.sigmoid(-x), torch.sigmoid(x), torch.from_numpy(p / p.sum())
+    t = torch.from_numpy(x)
+    return torch.sigmoid(-t), torch.sigmoid(t), torch.from_numpy(p / p.sum())
 
 
 @pytest.mark.parametrize("m", [2, 3, 4, 6, 11, 41, 101, 4096])

@@ -62,8 +62,12 @@ def test_kl_to_uniform_by_quadrature():
     law = UnimodalBeta(p, q)
     kl = kl_divergence(law.to_event(1), uniform(2).to_event(1))
     exact = sum(
-        mpmath.quad(lambda x: (lambda f: f * mpmath.log(f) if f else 0)(
-            x**a * (1 - x) ** b / mpmath.beta(1 + a, 1 + b)), [0, 0.05, 0.2, 0.5, 1])
+        mpmath.quad(
+            lambda x, a=a, b=b: (lambda f: f * mpmath.log(f) if f else 0)(
+                x**a * (1 - x) ** b / mpmath.beta(1 + a, 1 + b)
+            ),
+            [0, 0.05, 0.2, 0.5, 1],
+        )
         for a, b in zip(p.tolist(), q.tolist(), strict=True)
     )
     assert float(kl) == pytest.approx(float(exact), abs=1e-8)

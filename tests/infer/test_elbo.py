@@ -271,3 +271,12 @@ def test_traceable(make, objective):
 def test_bad_number_of_particles():
     with pytest.raises(ValueError, match="num_particles: expected at least 1, got 0"):
         ELBO(0)
+
+
+def test_a_deterministic_encoder_has_no_importance_weights():
+    def guide(x):
+        with pyro.plate("data", x.shape[0]):
+            pyro.sample("z", dist.Delta(x[:, :1], event_dim=1))
+
+    with pytest.raises(ValueError, match="site 'z': an importance weight divides by the density of the guide"):
+        IWAE_ELBO(3).loss(Linear().model, guide, torch.zeros(4, 3))

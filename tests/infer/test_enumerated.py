@@ -1,4 +1,6 @@
-"""Discrete latents summed out: against Pyro's TraceEnum_ELBO, against exact evidence, and against the mixture summed out."""
+"""Discrete latents summed out: against Pyro's TraceEnum_ELBO, against exact evidence, and against the mixture
+summed out.
+"""
 
 import math
 
@@ -90,7 +92,9 @@ class Discrete(nn.Module):
 
     def exact(self, x):
         """The joint posterior, and the evidence."""
-        c = torch.tensor([0.2, 0.3, 0.5]).log() + dist.Normal(self.a + torch.arange(2.0)[:, None], 1.0).log_prob(x[:, None, None])
+        c = torch.tensor([0.2, 0.3, 0.5]).log() + dist.Normal(self.a + torch.arange(2.0)[:, None], 1.0).log_prob(
+            x[:, None, None]
+        )
         by_g = torch.tensor([0.3, 0.7]).log() + c.logsumexp(-1).sum(0)
         return by_g.log_softmax(0), c.log_softmax(-1), by_g.logsumexp(0)
 
@@ -107,7 +111,9 @@ def test_the_exact_posterior_gives_the_evidence():
     vae, x = Discrete(), torch.tensor([0.3, -1.0, 2.0])
     terms = EnumeratedELBO().all_terms(vae.model, vae.guide, x)
     assert -terms["loss"].item() == pytest.approx(vae.exact(x)[2].item(), rel=1e-6)
-    assert TraceEnum_ELBO(max_plate_nesting=1).loss(vae.model, vae.guide, x) == pytest.approx(terms["loss"].item(), rel=1e-6)
+    assert TraceEnum_ELBO(max_plate_nesting=1).loss(vae.model, vae.guide, x) == pytest.approx(
+        terms["loss"].item(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("make", [mixture, mce])
@@ -205,7 +211,7 @@ def test_a_label_out_of_range_says_so():
 
 def test_the_elbo_refuses_an_enumerated_latent_and_says_what_to_take():
     vae = mixture()
-    with pytest.raises(ValueError, match="site 'c': Categorical has no pathwise gradient.*EnumeratedELBO"):
+    with pytest.raises(ValueError, match=r"site 'c': Categorical has no pathwise gradient.*EnumeratedELBO"):
         ELBO().differentiable_loss(vae.model, vae.guide, X)
 
 

@@ -91,9 +91,9 @@ AREA = {
     "sphere": 4 * math.pi,
     # the arc length of the Archimedean spiral times the height, and Gauss's double integral for the band
     "swiss roll": 0.01 * 21 * quad(lambda t: math.sqrt(1 + t * t), 1.5 * math.pi, 4.5 * math.pi)[0],
-    "moebius": dblquad(
-        lambda a, s: math.sqrt(s * s / 4 + (1 + s * math.cos(a / 2)) ** 2), -0.75, 0.75, 0, 2 * math.pi
-    )[0],
+    "moebius": dblquad(lambda a, s: math.sqrt(s * s / 4 + (1 + s * math.cos(a / 2)) ** 2), -0.75, 0.75, 0, 2 * math.pi)[
+        0
+    ],
 }
 
 
@@ -155,7 +155,8 @@ def test_the_inverse_has_the_derivatives_of_the_inverse():
     f = Network()
     z = draws(f, 5)
     z.requires_grad_()
-    # x = f(z) with z and the weights free: invert(f, x) is z again, so its derivative by z is one and by the weights zero.
+    # x = f(z) with z and the weights free: invert(f, x) is z again, so its derivative by z is one and by the weights
+    # zero.
     back = invert(f, f(z))
     grads = torch.autograd.grad(back.sum(), [z, *f.parameters()])
     torch.testing.assert_close(grads[0], torch.ones_like(z), atol=1e-9, rtol=0)

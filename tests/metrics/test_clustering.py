@@ -54,9 +54,7 @@ def test_rand_index_of_hubert_and_arabie():
 def test_mutual_information_by_its_definition(seed):
     c, y = partitions(seed)
     joint = {(i, j): np.mean((c == i) & (y == j)) for i in range(4) for j in range(3)}
-    information = sum(
-        p * math.log(p / (np.mean(c == i) * np.mean(y == j))) for (i, j), p in joint.items() if p > 0
-    )
+    information = sum(p * math.log(p / (np.mean(c == i) * np.mean(y == j))) for (i, j), p in joint.items() if p > 0)
     entropies = [-sum(np.mean(a == i) * math.log(np.mean(a == i)) for i in set(a)) for a in (c, y)]
     assert normalized_mutual_information(c, y) == pytest.approx(2 * information / sum(entropies))
 

@@ -42,7 +42,9 @@ def test_the_exact_embedding_passes():
 
 def test_an_arc_that_misses_a_tenth_has_a_gap_and_another_law():
     r = report(Arc(0.9))
-    assert r.gap == pytest.approx(2 * math.sin(0.1 * math.pi / 2), abs=0.02)  # the chord from the gap's middle to its end
+    assert r.gap == pytest.approx(
+        2 * math.sin(0.1 * math.pi / 2), abs=0.02
+    )  # the chord from the gap's middle to its end
     assert r.p_value < 0.05 and r.colliding == 0
 
 

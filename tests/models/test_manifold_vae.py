@@ -1,16 +1,18 @@
-"""The manifold-latent VAE against exact evidence: a linear decoder on the circle, where log p(x) is an integral over a line."""
+"""The manifold-latent VAE against exact evidence: a linear decoder on the circle, where log p(x) is an integral
+over a line.
+"""
 
 import math
 
 import pyro
 import pytest
 import torch
+from ppvae.models import ManifoldVAE, WassersteinEmbedding
 from pyro.infer import TraceEnum_ELBO
 from torch import nn
 
 import ppvae
 from ppvae.infer import EnumeratedELBO
-from ppvae.models import ManifoldVAE, WassersteinEmbedding
 from ppvae.nn import (
     CircleEmbedding,
     MoebiusEmbedding,
@@ -71,7 +73,9 @@ def test_elbo_below_iwae_below_the_evidence_which_it_meets(name):
 
 
 def test_a_beta_cannot_straddle_the_seam_and_the_others_can():
-    """At z = 0 = 1 the posterior is symmetric about the seam: a Beta covers one side, and its bound lacks about log 2."""
+    """At z = 0 = 1 the posterior is symmetric about the seam: a Beta covers one side, and its bound lacks about log
+    2.
+    """
     x = A[:, 0].expand(16, 3).contiguous()  # f(0) = (1, 0)
     gap = {}
     for name in VARIANTS:
@@ -89,11 +93,14 @@ def test_a_beta_cannot_straddle_the_seam_and_the_others_can():
 
 def test_the_atlas_bound_is_that_of_pyro():
     vae = linear(cells=(3,))
+    pyros = TraceEnum_ELBO(50, vectorize_particles=True, max_plate_nesting=1)
     with pyro.get_param_store().scope(), torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        ours = float(torch.stack([EnumeratedELBO(50).loss(vae.model, vae.guide, X) for _ in range(20)]).mean())
-        pyros = TraceEnum_ELBO(1000, vectorize_particles=True, max_plate_nesting=1).loss(vae.model, vae.guide, X)
-    assert ours == pytest.approx(pyros, abs=0.5)
+        values = [
+            [float(elbo.loss(vae.model, vae.guide, X)) for _ in range(40)] for elbo in (EnumeratedELBO(50), pyros)
+        ]
+    (ours, theirs), (v, w) = torch.tensor(values).mean(1), torch.tensor(values).var(1) / 40
+    assert abs(ours - theirs) < 4 * (v + w).sqrt() and (v + w).sqrt() < 1
 
 
 def test_an_atlas_works_with_every_prediction():

@@ -6,15 +6,15 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from ppvae.models import MCEVAE
 from pyro import poutine
 from torch import nn
 
 import ppvae
 from ppvae.arrays import own_store, seeded
 from ppvae.distributions import center
-from ppvae.infer import ELBO, EnumeratedELBO, Invariance, IWAE_ELBO, Regularized
+from ppvae.infer import ELBO, IWAE_ELBO, EnumeratedELBO, Invariance, Regularized
 from ppvae.manifolds import circle, sim2
-from ppvae.models import MCEVAE
 from ppvae.nn import BernoulliLikelihood, Clusters, EnumeratedClusters, NormalHead, PolarCanonicalizer, Pose
 from ppvae.nn.actions import RandomSimilarity, act, pixels, rotate, similarity
 from ppvae.testing import check_vae
@@ -33,7 +33,9 @@ def blobs(n, side=40, dtype=torch.float64, seed=0):
 
 def canonical_vae(shape, pose=None, seed=0, clusters=None, **options):
     torch.manual_seed(seed)
-    return MCEVAE(shape, 2, clusters or Clusters(3, 4), pose, PolarCanonicalizer(shape, (8, 8), 32, 8), (16,), **options)
+    return MCEVAE(
+        shape, 2, clusters or Clusters(3, 4), pose, PolarCanonicalizer(shape, (8, 8), 32, 8), (16,), **options
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +171,11 @@ def test_a_new_network_decodes_at_the_identity_with_finite_gradients():
     """The angle zero, at which every new network starts."""
     for dtype in (torch.float32, torch.float64):
         f = torch.randn(1, 6, 6, dtype=dtype, requires_grad=True)
-        tau = {"turn": torch.tensor([1.0, 0.0], dtype=dtype), "shift": torch.zeros(2, dtype=dtype), "log_scale": torch.zeros((), dtype=dtype)}
+        tau = {
+            "turn": torch.tensor([1.0, 0.0], dtype=dtype),
+            "shift": torch.zeros(2, dtype=dtype),
+            "log_scale": torch.zeros((), dtype=dtype),
+        }
         tau = {name: value.requires_grad_() for name, value in tau.items()}
         moved = act(f, Pose(0.25, 0.2).element(tau))
         torch.testing.assert_close(moved, f)
@@ -195,11 +201,15 @@ def test_scales_are_positive_and_dtypes_stay():
         trace = poutine.trace(vae.model).get_trace(X.double())
     g = vae.pose.element({name: trace.nodes[name]["value"] for name in ("turn", "shift", "log_scale")})
     assert (torch.linalg.det(g[:, :2, :2]) > 0).all()
-    assert all(s["value"].dtype == torch.float64 for s in trace.nodes.values() if s["type"] == "sample" and s["name"] != "data")
+    assert all(
+        s["value"].dtype == torch.float64 for s in trace.nodes.values() if s["type"] == "sample" and s["name"] != "data"
+    )
 
 
 def test_a_pixel_that_comes_in_from_beyond_the_edge_is_the_learned_background():
-    """Of an image that is bright everywhere and turned, the corners are unknown to the decoder; their law is no certainty."""
+    """Of an image that is bright everywhere and turned, the corners are unknown to the decoder; their law is no
+    certainty.
+    """
     vae = canonical_vae((1, 6, 6)).double()
     with torch.no_grad():
         vae.background.fill_(0.3)
@@ -208,7 +218,10 @@ def test_a_pixel_that_comes_in_from_beyond_the_edge_is_the_learned_background():
     torch.testing.assert_close(moved, torch.full_like(f, 0.3))
     for dtype in (torch.float32, torch.float64):
         law = BernoulliLikelihood()(moved.to(dtype), 3)
-        torch.testing.assert_close(law.log_prob(torch.ones(1, 6, 6, dtype=dtype)).double(), 36 * nn.functional.logsigmoid(torch.tensor(0.3)).double())
+        torch.testing.assert_close(
+            law.log_prob(torch.ones(1, 6, 6, dtype=dtype)).double(),
+            36 * nn.functional.logsigmoid(torch.tensor(0.3)).double(),
+        )
 
 
 # Invariance
@@ -258,7 +271,17 @@ def test_the_invariance_term_lowers_the_invariance_error_of_the_papers_guide():
         torch.manual_seed(0)
         vae = MCEVAE((1, 12, 12), 2, Clusters(3, 4, NormalHead(3)), hidden=(32,))
         objective = Regularized(ELBO(), invariance=Invariance(move, sites=("z", "z_c"), num_moves=4, weight=weight))
-        fit = ppvae.fit(vae, x, transform=lambda x: torch.bernoulli(move(x)), objective=objective, epochs=50, batch_size=64, lr=3e-3, seed=0, progress=False)
+        fit = ppvae.fit(
+            vae,
+            x,
+            transform=lambda x: torch.bernoulli(move(x)),
+            objective=objective,
+            epochs=50,
+            batch_size=64,
+            lr=3e-3,
+            seed=0,
+            progress=False,
+        )
         with seeded(5):
             there = ppvae.encode(vae, move(x))
         here = ppvae.encode(vae, x)

@@ -55,6 +55,12 @@ def deconvolutions(dim):
     )
 
 
+def rotation(head, decoder):
+    return lambda: SO3VAE(
+        (5,), hidden=(16,), decoder=decoder(), likelihood=NormalLikelihood(0.5), head=SO3NormalHead(head())
+    )
+
+
 VAES = {
     "gaussian": (lambda: GaussianVAE((1, 8, 8), 2, (16,)), BINARY),
     "gaussian, tabular, fixed scale": (lambda: GaussianVAE((5,), 2, (16,), likelihood=NormalLikelihood(0.5)), REAL),
@@ -106,13 +112,7 @@ VAES = {
     "rotation": (lambda: SO3VAE((1, 8, 8), 2, 3, (16,)), BINARY),
     **{
         f"rotation, {head.__name__}": (
-            lambda head=head, decoder=decoder: SO3VAE(
-                (5,),
-                hidden=(16,),
-                decoder=decoder(),
-                likelihood=NormalLikelihood(0.5),
-                head=SO3NormalHead(head()),
-            ),
+            rotation(head, decoder),
             REAL,
         )
         for head, decoder in (

@@ -62,7 +62,9 @@ def test_against_scipy_away_from_the_edge():
 
 
 def test_the_law_of_the_group():
-    """(g h) x = g (h x), and g^-1 undoes g, up to the blur of bilinear interpolation, which falls as the square of the pixel."""
+    """(g h) x = g (h x), and g^-1 undoes g, up to the blur of bilinear interpolation, which falls as the square of
+    the pixel.
+    """
     g = similarity(angle(0.6), torch.tensor([0.1, -0.05]).double(), torch.tensor(0.2).double())
     h = similarity(angle(-2.0), torch.tensor([-0.1, 0.1]).double(), torch.tensor(-0.3).double())
     errors = {}
@@ -81,7 +83,9 @@ def test_identity_and_element():
     torch.testing.assert_close(act(x, torch.eye(3).double()), x)
     g = similarity(angle(0.4), torch.tensor([0.3, -0.2]).double(), torch.tensor(0.5).double())
     p = torch.tensor([0.7, -1.1]).double()
-    torch.testing.assert_close(sim2.act(g, p), math.exp(0.5) * circle.act(angle(0.4), p) + torch.tensor([0.3, -0.2]).double())
+    torch.testing.assert_close(
+        sim2.act(g, p), math.exp(0.5) * circle.act(angle(0.4), p) + torch.tensor([0.3, -0.2]).double()
+    )
     assert similarity(shift=torch.zeros(4, 2)).shape == (4, 3, 3)
     assert similarity(log_scale=torch.zeros(4)).shape == (4, 3, 3)
     with pytest.raises(ValueError, match="expected a turn, a shift or a log_scale, got none"):

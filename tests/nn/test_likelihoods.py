@@ -172,10 +172,19 @@ def test_given_arrays_of_a_wrong_number_or_shape_are_refused():
 
 def test_a_decoder_of_a_wrong_width_is_named():
     vae = GaussianVAE((4,), 2, (8,), decoder=nn.Linear(2, 7), likelihood=NegativeBinomialLikelihood())
-    with pytest.raises(ValueError, match=r"expected 2 decoder outputs for each number of the datum, got .*\(1, 7\)"):
+    with pytest.raises(ValueError, match=r"Linear: expected an output of shape \(8,\) for each input .*, got \(7,\)"):
         ppvae.fit(vae, rng.poisson(3, (16, 4)), epochs=1, progress=False)
-    vae = GaussianVAE((4,), 2, (8,), decoder=nn.Linear(2, 7))
-    with pytest.raises(ValueError, match=r"event shape \(4,\) of one datum, got \(7,\)"):
+    with pytest.raises(ValueError, match=r"expected 2 decoder outputs for each number of the datum, got .*\(1, 7\)"):
+        NegativeBinomialLikelihood()(torch.zeros(1, 7), 1)
+
+
+def test_a_law_of_another_shape_than_the_datum_is_named():
+    class Half(BernoulliLikelihood):
+        def forward(self, h, event_dim):
+            return super().forward(h[..., :2], event_dim)
+
+    vae = GaussianVAE((4,), 2, (8,), likelihood=Half())
+    with pytest.raises(ValueError, match=r"event shape \(4,\) of one datum, got \(2,\)"):
         ppvae.fit(vae, rng.integers(0, 2, (16, 4)), epochs=1, progress=False)
 
 

@@ -81,7 +81,9 @@ def kl_fisher_uniform(p, q):
 class Wood(Fisher):
     """The von Mises-Fisher law on S^{m-1}, m = 2 or 4, by Wood's rejection: the gradient stops at the accepted draw."""
 
-    mean = property(lambda self: dist.TorchDistribution.mean.fget(self))
+    @property
+    def mean(self):
+        return dist.TorchDistribution.mean.__get__(self)
 
     def entropy(self):
         raise NotImplementedError
