@@ -110,15 +110,15 @@ def evaluate(vae: nn.Module, size: dict, device: str) -> dict:
     z = z.reshape(10, 500, 3, 3)
     steps, classes = discontinuity(z, SO3().dist, 2), rotation_class(z)
     before, after = (ppvae.encode(vae, views(s).cpu().numpy()) for s in (r, so3.compose(g, r)))
-    s, g = automorphism(before, after, g), g.double().numpy()
+    s, turned = automorphism(before, after, g), g.double().numpy()
     return {
         **found,
         "discontinuity": float(steps.max()),
         "discontinuity_median": float(np.median(steps)),
         "loops_of_class_1": int((classes == 1).sum()),
         "loops_torn": int(np.isnan(classes).sum()),
-        "equivariance": float(equivariance_error(before, after, g).mean()),
-        "equivariance_own_frame": float(equivariance_error(before, after, s @ g @ s.T).mean()),
+        "equivariance": float(equivariance_error(before, after, turned).mean()),
+        "equivariance_own_frame": float(equivariance_error(before, after, s @ turned @ s.T).mean()),
     }
 
 
@@ -166,7 +166,7 @@ def main() -> None:
     }
     for row in ROWS:
         start = time.process_time()
-        vae, best = train(row, *parts, size, args.device)
+        vae, best = train(row, parts[0], parts[1], size, args.device)
         run = {"encoder": row[0], "decoder": row[1], "seed": 0}
         run |= {name: best[f"valid_{name}"] for name in ("reconstruction", "kl")} | evaluate(vae, size, args.device)
         results["runs"].append({**run, "seconds": time.process_time() - start})

@@ -143,7 +143,8 @@ def fit(
     :raises ValueError: if shapes, dtypes or values do not fit the VAE, arguments are out of range, or the checkpoint is
         of another run.
     :raises FileExistsError: if there is a checkpoint and it is not to be continued.
-    :raises FloatingPointError: if a loss is NaN or infinite; the message names epoch, step and site.
+    :raises FloatingPointError: if a loss is NaN or infinite, the message names epoch, step and site; or if the mean
+        loss of an epoch is a thousand times that of the first step.
     """
     for name, value, low in (
         ("epochs", epochs, 1),
@@ -263,6 +264,7 @@ def _train(
     vae.train()
     start = time.perf_counter() - result.seconds
     first = result.epochs + 1
+    start_loss, limit = 0.0, math.inf
     steps = len(batches)
     bar = tqdm(
         total=epochs * steps or None,
@@ -285,6 +287,9 @@ def _train(
                 loss = terms["loss"] / batch[0].shape[0]
                 if not math.isfinite(loss.item()):
                     raise FloatingPointError(_blame(vae, batch, f"epoch {epoch}, step {i + 1}"))
+                if epoch == 1 and i == 0:
+                    # Neither chance nor the KL's warm-up raises a loss a thousandfold; steps that are too long do.
+                    start_loss, limit = loss.item(), 1000 * max(1.0, abs(loss.item()))
                 for parameter in parameters:
                     parameter.grad = None
                 loss.backward()
@@ -294,6 +299,11 @@ def _train(
                 sums.add(terms, batch[0].shape[0])
                 bar.update()
             record = {"epoch": float(epoch), **sums.mean(), "kl_weight": float(objective.kl_weight)}
+            if record["loss"] > limit:
+                raise FloatingPointError(
+                    f"the loss rose from {start_loss:.4g} in the first step to {record['loss']:.4g} in epoch {epoch} "
+                    "(nats per datum): training diverges; lower the learning rate (lr=) or set clip_norm="
+                )
             if held_out is not None:
                 objective.kl_weight.copy_(full_weight)
                 valid = _evaluate(vae, objective, held_out, epoch)

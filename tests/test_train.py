@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import ppvae
 from ppvae.infer import ELBO, IWAE_ELBO, TensorELBO
+from ppvae.nn import NormalLikelihood
 from ppvae.transforms import DynamicBinarization, Threshold
 
 rng = np.random.default_rng(0)
@@ -411,3 +412,20 @@ def test_the_progress_bar_is_on_the_standard_error(capsys):
     assert out == "" and "ELBO" in err and "nats" in err
     fit()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_diverging_learning_rate_is_said_to_be_one():
+    torch.manual_seed(0)
+    vae = GaussianVAE((4,), 2, (8,), likelihood=NormalLikelihood(0.1))
+    x = torch.randn(64, 4)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        ppvae.fit(vae, x, epochs=5, lr=1e3, seed=0, progress=False)
+    assert all(torch.isfinite(p).all() for p in vae.parameters())
+
+
+def test_a_loss_that_grows_without_becoming_infinite_ends_training():
+    torch.manual_seed(0)
+    vae = SphericalVAE((1, 4, 4), 3, (8,))
+    x = (torch.rand(64, 1, 4, 4) > 0.5).float()
+    with pytest.raises(FloatingPointError, match=r"the loss rose from .* in the first step to .*training diverges"):
+        ppvae.fit(vae, x, epochs=3, batch_size=8, lr=1e4, seed=0, progress=False)

@@ -62,20 +62,21 @@ class Solid:
 
 
 def cube() -> Solid:
-    """A cube with corners on the unit sphere, each face of a colour of its own in four shades: it has no symmetry."""
-    half = 1 / 3**0.5
-    hues = [[1, 0.15, 0.15], [0.15, 0.9, 0.9], [0.2, 0.9, 0.2], [0.95, 0.2, 0.95], [0.25, 0.35, 1], [1, 0.95, 0.2]]
+    """The colour cube with corners on the unit sphere: red, green, blue grow along its axes; four patches on a face.
+
+    A patch about the point p of the cube [-1, 1]^3 has the colour (1 + p) / 2. All differ, so no turn but the identity
+    leaves the cube as it is.
+    """
     corners, colors = [], []
-    for face, hue in enumerate(hues):
+    for face in range(6):
         normal, sign = face // 2, 1 - 2 * (face % 2)
         e, u, v = (np.eye(3)[(normal + i) % 3] for i in range(3))
         v = sign * v  # so that the triangles go round counter-clockwise, seen from outside
-        for patch, shade in enumerate((1.0, 0.75, 0.55, 0.35)):
-            low = np.array([patch % 2 - 1, patch // 2 - 1])
-            square = [sign * e + (low[0] + i) * u + (low[1] + j) * v for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))]
+        for i, j in ((-1, -1), (0, -1), (-1, 0), (0, 0)):
+            square = [sign * e + (i + k) * u + (j + l) * v for k, l in ((0, 0), (1, 0), (1, 1), (0, 1))]
             corners += [[square[0], square[1], square[2]], [square[0], square[2], square[3]]]
-            colors += [[np.multiply(shade, hue)] * 3] * 2
-    return Solid(torch.tensor(half * np.array(corners)).float(), torch.tensor(np.array(colors)).float())
+            colors += [[(1 + np.mean(square, 0)) / 2] * 3] * 2
+    return Solid(torch.tensor(np.array(corners) / 3**0.5).float(), torch.tensor(np.array(colors)).float())
 
 
 def solid(path: str | PathLike[str]) -> Solid:

@@ -39,10 +39,9 @@ def test_pixels_of_a_face_on_view():
     assert x[:, 5, 32].sum() == 0 and x[:, 32, 60].sum() == 0
     seen = (x.sum(0) > 0).sum().item()
     assert seen == 38**2, "partly covered pixels of the rim included"
-    # Its normal is the line of sight, so the shade is one; patch (0, 0) is the corner u < 0, v < 0, lower left.
-    blue = torch.tensor([0.25, 0.35, 1.0])
-    for row, column, shade in ((45, 20, 1.0), (45, 40, 0.75), (20, 20, 0.55), (20, 40, 0.35)):
-        assert torch.allclose(x[:, row, column], shade * blue, atol=1e-6)
+    # Its normal is the line of sight, so the light is full; the patch about (u, v, 1) has the colour (1 + p) / 2.
+    for row, column, u, v in ((45, 20, -0.5, -0.5), (45, 40, 0.5, -0.5), (20, 20, -0.5, 0.5), (20, 40, 0.5, 0.5)):
+        assert torch.allclose(x[:, row, column], (1 + torch.tensor([u, v, 1.0])) / 2, atol=1e-6)
 
 
 def test_light_and_depth():
