@@ -24,7 +24,7 @@ from ppvae.models import ManifoldVAE, WassersteinEmbedding
 
 import ppvae
 from ppvae import plotting
-from ppvae.distributions.embedded_pushforward import EmbeddedPushforward
+from ppvae.distributions import EmbeddedPushforward
 from ppvae.infer import InfoVAE_ELBO
 from ppvae.infer.divergences import InverseMultiquadric, mmd
 from ppvae.metrics import embedding_report

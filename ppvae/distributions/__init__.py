@@ -1,6 +1,7 @@
 """Pyro laws on manifolds, one family a file. Densities are with respect to the Riemannian volume."""
 
 from ppvae.distributions.center import center
+from ppvae.distributions.embedded_pushforward import EmbeddedPushforward
 from ppvae.distributions.frame_average import FrameAverage
 from ppvae.distributions.gaussian_mixture import GaussianMixture
 from ppvae.distributions.hyperspherical_uniform import HypersphericalUniform
@@ -9,10 +10,13 @@ from ppvae.distributions.matrix_fisher import MatrixFisher
 from ppvae.distributions.power_spherical import PowerSpherical
 from ppvae.distributions.so3_pushforward import SO3Normal, SO3Pushforward
 from ppvae.distributions.so3_uniform import SO3Uniform
+from ppvae.distributions.unimodal_beta import UnimodalBeta
+from ppvae.distributions.unrolled_circle import UnrolledCircle
 from ppvae.distributions.von_mises_fisher import VonMisesFisher
 from ppvae.distributions.wrapped_normal import WrappedNormal
 
 __all__ = [
+    "EmbeddedPushforward",
     "FrameAverage",
     "GaussianMixture",
     "HypersphericalUniform",
@@ -22,6 +26,8 @@ __all__ = [
     "SO3Normal",
     "SO3Pushforward",
     "SO3Uniform",
+    "UnimodalBeta",
+    "UnrolledCircle",
     "VonMisesFisher",
     "WrappedNormal",
     "center",
