@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ppvae.io import load, save
-    from ppvae.predict import encode, generate, log_likelihood, reconstruct
+    from ppvae.predict import decode, encode, generate, log_likelihood, reconstruct
     from ppvae.train import fit
 
 __version__ = "0.1.0"
 
-__all__ = ["encode", "fit", "generate", "load", "log_likelihood", "reconstruct", "save"]
+__all__ = ["decode", "encode", "fit", "generate", "load", "log_likelihood", "reconstruct", "save"]
 
 #: function -> the module that has it
 _FUNCTIONS = {
     "fit": "train",
     "encode": "predict",
+    "decode": "predict",
     "generate": "predict",
     "reconstruct": "predict",
     "log_likelihood": "predict",

@@ -1,4 +1,4 @@
-r"""What a trained VAE is asked for: encode, generate, reconstruct, log-likelihood. One function each, for all models.
+r"""What a trained VAE is asked for: encode, decode, reconstruct, generate, log-likelihood. One function each, for all.
 
 They see a VAE only through its traces, run in eval mode without gradients, take and return numpy arrays (tensors for
 tensors), and leave the mode of the VAE, Pyro's parameter store and, where a seed is given, the random generators as
@@ -18,6 +18,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 from torch.distributions import Independent
+from torch.distributions.constraints import is_dependent
 
 from ppvae.arrays import VAE, check_finite, check_pair, check_support, evaluating, home, own_store, seeded, to_tensors
 from ppvae.distributions import center
@@ -42,6 +43,40 @@ def encode(vae: VAE, x: Array, *given: Array, batch_size: int = 4096) -> Any:
                 parts.setdefault(site["name"], []).append(site["value"])
     codes = {name: _like(torch.cat(values), x) for name, values in parts.items()}
     return next(iter(codes.values())) if len(codes) == 1 else codes
+
+
+def decode(
+    vae: VAE, z: Any, *given: Array, sample: bool = False, seed: int | None = None, batch_size: int = 4096
+) -> Array:
+    """The mean of p(x | z) at latents z, or with ``sample`` a draw from it.
+
+    ``decode(vae, encode(vae, x))`` is ``reconstruct(vae, x)``. Of classes it is the most probable one in place of the
+    mean, of points of a curved space the centre.
+
+    :param z: latents as :func:`encode` returns them: an array (n, *event), or a dict of such arrays by site.
+    :param given: what the model is conditioned on, n rows each.
+    :param seed: seed of the draws; where None the global generator is used and moved.
+    :return: array (n, *vae.shape), a tensor where z is one.
+    :raises ValueError: if a latent is missing or unknown, has another shape than its site, is not finite, or lies off
+        its manifold.
+    """
+    if isinstance(z, dict) and not z:
+        raise ValueError("z: expected the latents by site, got an empty dict")
+    first = next(iter(z.values())) if isinstance(z, dict) else z
+    with _asking(vae, seed):
+        device, dtype = home(vae)
+        blank = torch.zeros((len(first), *vae.shape), dtype=dtype, device=device)
+        data = to_tensors(vae, (blank, *given))
+        codes = _codes(vae, z, data)
+        out = []
+        for start in range(0, len(blank), batch_size):
+            rows = slice(start, start + batch_size)
+            trace = poutine.Trace()
+            for name, code in codes.items():
+                trace.add_node(name, name=name, type="sample", value=code[rows], is_observed=False, infer={})
+            batch = tuple(tensor[rows] for tensor in data)
+            out.append(_observation(poutine.replay(vae.model, trace=trace), batch, sample))
+    return _like(torch.cat(out), first)
 
 
 def reconstruct(vae: VAE, x: Array, *given: Array, sample: bool = False, batch_size: int = 4096) -> Array:
@@ -193,6 +228,38 @@ def _observation(model: Any, batch: tuple[Tensor, ...], sample: bool) -> Tensor:
         law = law.base_dist
     has_center = center.dispatch(type(law)) is not center.dispatch(object)
     return center(law) if has_center else law.mean
+
+
+def _codes(vae: VAE, z: Any, data: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """The latents by site, checked against the laws of the model."""
+    one = tuple(tensor[:1] for tensor in data)
+    with seeded(0), CenterMessenger():
+        guide_trace = poutine.trace(vae.guide).get_trace(*one)
+        model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*one)
+    sites = {site["name"]: site for site in latents(model_trace)}
+    auxiliary = {site["name"] for site in latents(guide_trace)} - set(sites)  # of the guide alone, as encode has them
+    if not isinstance(z, dict):
+        if len(sites) > 1:
+            raise ValueError(f"z: expected a dict of the latents {', '.join(sites)}, got {type(z).__name__}")
+        z = dict.fromkeys(sites, z)
+    if set(z) - auxiliary != set(sites):
+        raise ValueError(f"z: expected the latents {', '.join(sites)}, got {', '.join(map(str, z))}")
+    codes = {}
+    for name, site in sites.items():
+        like, support = site["value"], site["fn"].support
+        code = torch.as_tensor(z[name])
+        code = code.to(like.device, like.dtype if code.is_floating_point() else code.dtype)
+        if code.shape != (data[0].shape[0], *like.shape[1:]):
+            event = "".join(f", {size}" for size in like.shape[1:])
+            raise ValueError(f"z: expected shape ({data[0].shape[0]}{event}) at site {name}, got {tuple(code.shape)}")
+        inside = torch.isfinite(code).reshape(len(code), -1).all(1)
+        if support is not None and not is_dependent(support):
+            inside = inside & support.check(code)
+        if not inside.all():
+            row = int((~inside).nonzero()[0, 0])
+            raise ValueError(f"z: expected points of {support} at site {name}, got another first in row {row}")
+        codes[name] = code
+    return codes
 
 
 def _finite(vae: VAE, *data: Array) -> tuple[Tensor, ...]:

@@ -258,8 +258,40 @@ class TestGenerateAndReconstruct:
             ppvae.reconstruct(make(), X[:, 0])
 
 
+class TestDecode:
+    def test_it_is_the_mean_of_the_likelihood_and_a_draw_from_it(self):
+        vae = make()
+        z = rng.normal(size=(2000, 2))
+        x = ppvae.decode(vae, z)
+        with torch.no_grad():
+            assert np.allclose(x, vae.decode(torch.as_tensor(z).float()).mean, atol=1e-6)
+        assert np.array_equal(x, ppvae.decode(vae, {"z": z}, batch_size=7))
+        draws = ppvae.decode(vae, z, sample=True, seed=0)
+        assert set(np.unique(draws)) == {0, 1} and np.array_equal(draws, ppvae.decode(vae, z, sample=True, seed=0))
+        assert abs((draws - x).mean()) < 5 * 0.5 / math.sqrt(x.size)
+
+    def test_of_the_encoding_it_is_the_reconstruction(self):
+        for vae in (make(), make(SphericalVAE, 3)):
+            assert np.array_equal(ppvae.decode(vae, ppvae.encode(vae, X)), ppvae.reconstruct(vae, X))
+
+    def test_a_wrong_latent_is_refused(self):
+        vae, z = make(), np.zeros((3, 2), np.float32)
+        for wrong, message in (
+            (z[:, :1], r"expected shape \(3, 2\) at site z, got \(3, 1\)"),
+            ({"y": z}, "expected the latents z, got y"),
+            ({"z": z, "y": z}, "expected the latents z, got z, y"),
+            ({}, "got an empty dict"),
+            (np.full((3, 2), np.nan), "at site z, got another first in row 0"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                ppvae.decode(vae, wrong)
+        with pytest.raises(ValueError, match=r"expected points of Sphere\(\) at site z, got another first in row 1"):
+            ppvae.decode(make(SphericalVAE, 3), np.array([[1.0, 0, 0], [1.1, 0, 0]]))
+
+
 CALLS = {
     "encode": lambda vae, x: ppvae.encode(vae, x),
+    "decode": lambda vae, x: ppvae.decode(vae, x[:, 0, 0, :2]),
     "reconstruct": lambda vae, x: ppvae.reconstruct(vae, x),
     "generate": lambda vae, x: ppvae.generate(vae, 3, seed=0),
     "log_likelihood": lambda vae, x: ppvae.log_likelihood(vae, x, num_samples=3, seed=0).values,
@@ -287,7 +319,7 @@ def test_every_call_is_in_eval_mode_without_gradients_and_restores_all(call):
     assert not pyro.get_param_store().keys()
 
 
-@pytest.mark.parametrize("call", [CALLS["encode"], CALLS["reconstruct"]])
+@pytest.mark.parametrize("call", [CALLS["encode"], CALLS["decode"], CALLS["reconstruct"]])
 def test_tensors_give_tensors_and_arrays_arrays(call):
     vae = make()
     out = call(vae, torch.as_tensor(X))

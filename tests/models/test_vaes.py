@@ -129,7 +129,7 @@ VAES = {
 def test_contract(name):
     make, x = VAES[name]
     checks = check_vae(make, x)
-    assert len(checks) == 10
+    assert len(checks) == 11
 
 
 def test_every_model_of_the_table_is_checked():

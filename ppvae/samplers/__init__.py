@@ -1,0 +1,20 @@
+"""Samplers: where in the latent space of a trained VAE to generate from. Each is a function of any model/guide pair.
+
+::
+
+    samples = ppvae.samplers.mixture(vae, x_train, 64, seed=0)
+    samples.x  # the decoded means, (64, *vae.shape)
+    samples.z  # the latents, (64, dim)
+
+The prior p(z) is where the model was told to put its data. The others draw near where the guide did put them, the
+aggregate posterior q(z) = E_x q(z | x), which of a trained VAE differs from p(z).
+"""
+
+from ppvae.samplers.aggregate_posterior import aggregate_posterior
+from ppvae.samplers.flow import fit_flow, flow
+from ppvae.samplers.jitter import jitter
+from ppvae.samplers.mixture import fit_mixture, mixture
+from ppvae.samplers.prior import prior
+from ppvae.samplers.samples import Samples
+
+__all__ = ["Samples", "aggregate_posterior", "fit_flow", "fit_mixture", "flow", "jitter", "mixture", "prior"]
