@@ -1,4 +1,4 @@
-"""Objectives and effect handlers: they see traces and know no VAE.
+"""Objectives, effect handlers and MCMC kernels: they see traces and know no VAE.
 
 Every name below is imported on first use, so the table of objectives can be read without torch.
 """
@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ppvae.infer.batched_hmc import BatchedHMC, BatchedMCMC
     from ppvae.infer.beta import Beta_ELBO, Capacity_ELBO, FreeBits_ELBO
     from ppvae.infer.divergences import (
         InverseMultiquadric,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ELBO",
     "IWAE_ELBO",
+    "BatchedHMC",
+    "BatchedMCMC",
     "Beta_ELBO",
     "Capacity_ELBO",
     "CenterMessenger",
@@ -51,6 +54,7 @@ __all__ = [
 ]
 
 _FILES = {
+    "batched_hmc": ("BatchedHMC", "BatchedMCMC"),
     "beta": ("Beta_ELBO", "Capacity_ELBO", "FreeBits_ELBO"),
     "divergences": (
         "InverseMultiquadric",
