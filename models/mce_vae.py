@@ -38,7 +38,6 @@ import torch
 from pyro.distributions import constraints
 from torch import Size, Tensor, nn
 
-from ppvae.distributions import center
 from ppvae.manifolds import sim2
 from ppvae.nn import (
     MLP,
@@ -113,7 +112,7 @@ class MCEVAE(nn.Module):
         register(self)
         labels, beside, canonical = self.split(given)
         with pyro.plate("data", x.shape[0]):
-            tau = {name: pyro.sample(name, law) for name, law in self.pose.prior(x).items()}
+            g = self.pose.prior(x)
             z_c = self.clusters.prior(*labels)
             z = pyro.sample("z", dist.Normal(x.new_zeros(self.dim), 1.0).to_event(1))
             z_c, z = (a.expand(*torch.broadcast_shapes(z_c.shape[:-1], z.shape[:-1]), -1) for a in (z_c, z))
@@ -123,7 +122,7 @@ class MCEVAE(nn.Module):
             )
             if self.canonical is not None:
                 pyro.sample("x_0", self.canonical(f, len(self.shape)), obs=canonical[0])
-            moved = act(f, self.pose.element(tau), self.background)
+            moved = act(f, g, self.background)
             return pyro.sample("x", self.likelihood(moved, len(self.shape), *beside), obs=x)
 
     def guide(self, x: Tensor, *given: Tensor) -> None:
@@ -134,13 +133,10 @@ class MCEVAE(nn.Module):
             x = self.likelihood.inputs(x, len(self.shape))
             if self.canonicalizer is None:
                 h_c, h, h_tau = self.encoder(x).split(self.features, -1)
-                tau = self.pose.posterior(h_tau)
+                self.pose.posterior(h_tau)
             else:
-                tau = self.pose.posterior(self.canonicalizer(x))
                 # By the centre, not a sample: what is encoded has then nothing of the pose in it, for z to learn.
-                g = self.pose.element({name: center(law) for name, law in tau.items()})
+                g = self.pose.posterior(self.canonicalizer(x))
                 h_c, h = self.encoder(act(x, sim2.inverse(g))).split(self.features, -1)
-            for name, law in tau.items():
-                pyro.sample(name, law)
             self.clusters.posterior(h_c, *labels)
             pyro.sample("z", self.head(h))

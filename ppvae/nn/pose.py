@@ -1,11 +1,19 @@
 r"""The pose of an image: how it was turned, shifted and magnified.
 
     p(turn) = Uniform(S^1),   p(shift) = N(0, shift^2 I),   p(log_scale) = N(0, log_scale^2)
-    q(. | x)                  vMF on the circle, and Normal
+    q(. | x)                  vMF on the circle, or a mixture of M of them, and Normal
     g       = (p -> e^log_scale R(turn) p + shift)
 
 A pose is a product of sites: the group of similarities has no metric that is invariant on both sides, and no law of
 its own here.
+
+A digit that is nearly upright looks to a guide with one direction much as one upside down: each image settles for the
+side that it was nearest to, and gradients do not carry it over. With M directions the guide proposes them all,
+
+    q(m | x) = Categorical,   q(turn | x, m) = vMF,   p(m) = 1/M,   p(turn | m) = Uniform(S^1)
+
+and :class:`ppvae.infer.EnumeratedELBO` weighs them by how well each explains x. The proposal m is an auxiliary
+variable [4] of which p(x) does not depend; a guide that is sure of it pays log M nats of the bound.
 
 :class:`PolarCanonicalizer` finds the pose of an image so that moving the image moves the pose: the pose of g x is g
 times that of x. An image that is moved back by its pose is then the same for all g [1, 2]. Shift and scale are moments
@@ -17,17 +25,20 @@ References:
     [2] Explicitly disentangling image content from translation and rotation with spatial-VAE (Bepler et al., 2019)
         https://arxiv.org/abs/1909.11663
     [3] Polar Transformer Networks (Esteves et al., 2018), https://arxiv.org/abs/1709.01889
+    [4] Auxiliary Deep Generative Models (Maaløe et al., 2016), https://arxiv.org/abs/1602.05473
 """
 
 import itertools
 import math
 from collections.abc import Sequence
 
+import pyro
 import torch
-from pyro.distributions import Normal, TorchDistribution
+from pyro.distributions import Categorical, Normal, TorchDistribution
+from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
-from ppvae.distributions import HypersphericalUniform
+from ppvae.distributions import HypersphericalUniform, center
 from ppvae.manifolds import circle
 from ppvae.nn.actions import pixels, resample, similarity
 from ppvae.nn.heads import PosteriorHead, VonMisesFisherHead, _split
@@ -35,49 +46,71 @@ from ppvae.nn.registration import records_options
 
 
 class Pose(nn.Module):
-    """The laws of turn, shift and log-scale, in model and guide.
+    """The sites of turn, shift and log-scale, in model and guide.
 
     :param shift: standard deviation of the shift's prior, in half the shorter side of the image; no such site where
         None.
     :param log_scale: standard deviation of the log-scale's prior; no such site where None.
     :param turn: posterior head of the turn on the circle; von Mises-Fisher where None.
+    :param directions: M; with more than one there is the site "direction", to be summed over by
+        :class:`ppvae.infer.EnumeratedELBO`.
+    :raises ValueError: if a standard deviation or ``directions`` is not positive.
 
-    The features are those of the head of the turn, then location and log-scale of shift (2, 2) and of log_scale (1,
-    1), the scales in units of the prior's.
+    The features are those of the head of the turn, M times; location and log-scale of shift (2, 2) and of log_scale
+    (1, 1), the scales in units of the prior's; and, for more than one direction, the logits of m.
     """
 
     @records_options
-    def __init__(self, shift: float | None = None, log_scale: float | None = None, turn: PosteriorHead | None = None):
+    def __init__(
+        self,
+        shift: float | None = None,
+        log_scale: float | None = None,
+        turn: PosteriorHead | None = None,
+        directions: int = 1,
+    ):
         super().__init__()
         for name, value in (("shift", shift), ("log_scale", log_scale)):
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: expected a positive standard deviation, or None, got {value}")
+        if directions < 1:
+            raise ValueError(f"directions: expected at least 1, got {directions}")
         self.turn: PosteriorHead = turn or VonMisesFisherHead(2)
-        self.shift, self.log_scale = shift, log_scale
-        self.features = self.turn.features + 6
+        self.shift, self.log_scale, self.directions = shift, log_scale, directions
+        self.parts = (directions * self.turn.features, 2, 2, 1, 1, directions if directions > 1 else 0)
+        self.features = sum(self.parts)
 
-    def prior(self, like: Tensor) -> dict[str, TorchDistribution]:
-        """p(tau), in the dtype and on the device of ``like``."""
-        laws: dict[str, TorchDistribution] = {"turn": HypersphericalUniform(2, dtype=like.dtype, device=like.device)}
+    def prior(self, like: Tensor) -> Tensor:
+        """Sample tau in the model, in the dtype and on the device of ``like``: g, (..., 3, 3)."""
+        tau = {}
+        if self.directions > 1:
+            self._direction(like.new_zeros(self.directions))
+        tau["turn"] = pyro.sample("turn", HypersphericalUniform(2, dtype=like.dtype, device=like.device))
         if self.shift is not None:
-            laws["shift"] = Normal(like.new_zeros(2), self.shift).to_event(1)
+            tau["shift"] = pyro.sample("shift", Normal(like.new_zeros(2), self.shift).to_event(1))
         if self.log_scale is not None:
-            laws["log_scale"] = Normal(like.new_zeros(()), self.log_scale)
-        return laws
+            tau["log_scale"] = pyro.sample("log_scale", Normal(like.new_zeros(()), self.log_scale))
+        return similarity(**tau)
 
-    def posterior(self, h: Tensor) -> dict[str, TorchDistribution]:
-        """q(tau | x), from features of x."""
-        turn, loc, spread, log_loc, log_spread = _split(self, h, (self.turn.features, 2, 2, 1, 1))
+    def posterior(self, h: Tensor) -> Tensor:
+        """Sample tau in the guide, from features of x.
+
+        :return: g at the centre of the laws, (..., 3, 3), for each direction its own.
+        """
+        turn, loc, spread, log_loc, log_spread, logits = _split(self, h, self.parts)
+        if self.directions > 1:
+            turn = Vindex(turn.unflatten(-1, (self.directions, -1)))[..., self._direction(logits), :]
         laws: dict[str, TorchDistribution] = {"turn": self.turn(turn)}
         if self.shift is not None:
             laws["shift"] = Normal(loc, self.shift * spread.exp()).to_event(1)
         if self.log_scale is not None:
             laws["log_scale"] = Normal(log_loc.squeeze(-1), self.log_scale * log_spread.squeeze(-1).exp())
-        return laws
+        for name, law in laws.items():
+            pyro.sample(name, law)
+        return similarity(**{name: center(law) for name, law in laws.items()})
 
-    def element(self, tau: dict[str, Tensor]) -> Tensor:
-        """g, shape (..., 3, 3), from the values of the sites."""
-        return similarity(**tau)
+    @staticmethod
+    def _direction(logits: Tensor) -> Tensor:
+        return pyro.sample("direction", Categorical(logits=logits), infer={"enumerate": "parallel"})
 
 
 class PolarCanonicalizer(nn.Module):
@@ -88,35 +121,48 @@ class PolarCanonicalizer(nn.Module):
     network a of circular convolutions reads x along n rays :math:`\theta_j`, at a number of radii r:
 
     .. math::
-        u(x) = \frac1n \sum_j a_j(y) \, e^{i \theta_j}, \qquad y_{r j} = x(b + 3 \rho \, r \, e^{i \theta_j}),
+        u(x) = \frac1n \sum_j a_j(y) \, e^{i M \theta_j}, \qquad y_{r j} = x(b + 3 \rho \, r \, e^{i \theta_j}),
         \qquad 0 < r < 1.
 
-    Turning x by :math:`2 \pi / n` shifts y by one ray, and turns u by as much, for any weights; other turns do up to
-    interpolation. The concentration of the turn is proportional to the length of u, which is small where an image looks
-    alike from several sides. Its factor and the widths of shift and log-scale are means over the rays, which a turn
-    leaves as they are.
+    The M directions are the M-th roots of :math:`u / |u|`. Turning x by :math:`2 \pi / n` shifts y by one ray, and
+    turns them by as much, for any weights; other turns do up to interpolation. The concentration of the turn is
+    proportional to the length of u, which is small where an image looks alike from several sides. Its factor and the
+    widths of shift and log-scale are means over the rays, which a turn leaves as they are. Which of several directions
+    it is, the rays vote on: with a further output v of the network, the logit of a direction d is :math:`\sum_j v_j
+    \cos(\theta_j - \arg d)`.
 
     :param shape: shape of an image, (C, H, W).
     :param hidden: channels of the layers.
     :param rays: n.
     :param rings: number of radii.
+    :param directions: M, that of the :class:`Pose`.
     """
 
     @records_options
-    def __init__(self, shape: Sequence[int], hidden: Sequence[int] = (64, 64), rays: int = 32, rings: int = 12):
+    def __init__(
+        self,
+        shape: Sequence[int],
+        hidden: Sequence[int] = (32, 32),
+        rays: int = 32,
+        rings: int = 12,
+        directions: int = 1,
+    ):
         super().__init__()
-        self.rays, self.rings = rays, rings
-        widths, layers, reach = [shape[0] * rings, *hidden], [], rays // 4  # two layers see all around
-        for n, m in itertools.pairwise(widths):
-            layers += [nn.Conv1d(n, m, 2 * reach + 1, padding=reach, padding_mode="circular"), nn.SiLU()]
-        last = nn.Conv1d(widths[-1], 4, 1)
+        self.rays, self.rings, self.directions = rays, rings, directions
+        widths, layers = [shape[0] * rings, *hidden], []
+        for i, (n, m) in enumerate(itertools.pairwise(widths)):
+            # An eighth of the circle on either side, then three times as far: two layers see all around.
+            reach, step = max(rays // 8, 1), 3 ** min(i, 1)
+            padding = {"padding": step * reach, "padding_mode": "circular"}
+            layers += [nn.Conv1d(n, m, 2 * reach + 1, dilation=step, **padding), nn.SiLU()]
+        last = nn.Conv1d(widths[-1], 5 if directions > 1 else 4, 1)
         # |u| starts at some thousandths, and so the concentration at about 1: a broad law, in which the images of one
         # kind find a common direction before it becomes narrow.
         nn.init.constant_(torch.as_tensor(last.bias)[1:2], math.log(200.0))
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (batch, C, H, W) to features (batch, 9) of a :class:`Pose`."""
+        """Images (batch, C, H, W) to features of a :class:`Pose`, (batch, 3 M + 6), and M more for M > 1."""
         p, mass = pixels(x), x.abs().sum(-3)
         total = mass.sum((-2, -1))
         blank = total == 0
@@ -127,11 +173,14 @@ class PolarCanonicalizer(nn.Module):
         log_scale = 0.5 * torch.where(blank, 1, 9 * square.clamp_min(min(x.shape[-2:]) ** -2)).log()
 
         j, r = (torch.arange(n, dtype=x.dtype, device=x.device) for n in (self.rays, self.rings))
-        directions, radii = circle.exp(2 * math.pi * j / self.rays), (r + 0.5) / self.rings
-        grid = log_scale.exp()[..., None, None, None] * radii[:, None, None] * directions
+        theta, radii, M = 2 * math.pi * j / self.rays, (r + 0.5) / self.rings, self.directions
+        grid = log_scale.exp()[..., None, None, None] * radii[:, None, None] * circle.exp(theta)
         y = resample(x, b[..., None, None, :] + grid)
-        a, log_concentration, spread, log_spread = self.layers(y.flatten(-3, -2)).unbind(-2)
-        u = (a.unsqueeze(-1) * directions).mean(-2)
+        a, log_concentration, spread, log_spread, *v = self.layers(y.flatten(-3, -2)).unbind(-2)
+        u = (a.unsqueeze(-1) * circle.exp(M * theta)).mean(-2)
         log_k = log_concentration.mean(-1) + 0.5 * u.square().sum(-1).log()
-        rest = [log_k, b[..., 0], b[..., 1], *[spread.mean(-1)] * 2, log_scale, log_spread.mean(-1)]
-        return torch.cat([u, torch.stack(rest, -1)], -1)
+        t = (circle.log(u).unsqueeze(-1) + 2 * math.pi * torch.arange(M, dtype=x.dtype, device=x.device)) / M
+        turns = torch.cat([circle.exp(t), log_k[..., None, None].expand(*t.shape, 1)], -1).flatten(-2)
+        rest = [b, spread.mean(-1, keepdim=True).expand(b.shape), log_scale.unsqueeze(-1), log_spread.mean(-1, True)]
+        logits = [(v[0].unsqueeze(-2) * (theta - t.unsqueeze(-1)).cos()).sum(-1)] if M > 1 else []
+        return torch.cat([turns, *rest, *logits], -1)

@@ -130,6 +130,28 @@ def test_gradient_of_moments_by_closed_form():
         assert ((found.mean(0) - expected).abs() < 5 * found.std(0) / math.sqrt(50)).all()
 
 
+def test_pathwise_gradient_against_quadrature():
+    """Of E f for an f that no moment knows, with clusters that overlap: the integral over the plane is the oracle."""
+    leaves = [p.requires_grad_() for p in random_mixture(K=3, d=2, spread=0.7)]
+    law = GaussianMixture(*leaves)
+
+    def f(z):
+        return torch.sin(1.5 * z[..., 0] + z[..., 1]) * torch.exp(-0.2 * z[..., 1].square())
+
+    t = torch.linspace(-14, 14, 281, dtype=torch.float64)
+    grid = torch.cartesian_prod(t, t)
+    mass = law.log_prob(grid).exp() * 0.1**2
+    assert mass.sum().item() == pytest.approx(1, abs=1e-8)
+    exact = torch.autograd.grad((mass * f(grid)).sum(), leaves, retain_graph=True)
+    draws = []
+    with seeded(0):
+        for _ in range(50):
+            draws.append(torch.autograd.grad(f(law.rsample((2000,))).mean(), leaves, retain_graph=True))
+    for i, expected in enumerate(exact):
+        found = torch.stack([g[i] for g in draws])
+        assert ((found.mean(0) - expected).abs() < 5 * found.std(0) / math.sqrt(50)).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [1e-4, 1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("distance", [0.0, 1e-3, 1.0, 100.0])

@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import ppvae
 from ppvae.arrays import own_store, seeded
 from ppvae.infer import ELBO, EnumeratedELBO, LabelTerm, Regularized
-from ppvae.nn import Clusters, EnumeratedClusters, LabelledClusters, PolarCanonicalizer
+from ppvae.nn import Clusters, EnumeratedClusters, LabelledClusters, PolarCanonicalizer, Pose
 
 X = (torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float()
 Y = torch.arange(12) % 4
@@ -40,6 +40,12 @@ def mce(clusters=EnumeratedClusters, seed=0):
     return MCEVAE((1, 6, 6), 2, clusters(3, 4), canonicalizer=PolarCanonicalizer((1, 6, 6), (4,), 8, 3), hidden=(8,))
 
 
+def two_sided(clusters=EnumeratedClusters, seed=0):
+    torch.manual_seed(seed)
+    finder = PolarCanonicalizer((1, 6, 6), (4,), 8, 3, directions=2)
+    return MCEVAE((1, 6, 6), 2, clusters(3, 4), Pose(directions=2), finder, hidden=(8,))
+
+
 def loss_and_gradients(objective, vae, model, guide, *batch):
     vae.zero_grad()
     with seeded(1):
@@ -47,7 +53,7 @@ def loss_and_gradients(objective, vae, model, guide, *batch):
     return loss, [p.grad.clone() for p in vae.parameters()]
 
 
-@pytest.mark.parametrize("make", [mixture, mce])
+@pytest.mark.parametrize("make", [mixture, mce, two_sided])
 @pytest.mark.parametrize("particles", [1, 5])
 @pytest.mark.parametrize("labelled", [False, True])
 def test_same_numbers_as_trace_enum_elbo(make, particles, labelled):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from ppvae.models import MCEVAE
 from pyro import poutine
+from pyro.poutine.enum_messenger import EnumMessenger
 from torch import nn
 
 import ppvae
@@ -31,11 +32,10 @@ def blobs(n, side=40, dtype=torch.float64, seed=0):
     return (height * torch.exp(-60 * (p - at).square().sum(-1))).sum(1).unsqueeze(1)
 
 
-def canonical_vae(shape, pose=None, seed=0, clusters=None, **options):
+def canonical_vae(shape, pose=None, seed=0, clusters=None, directions=1, **options):
     torch.manual_seed(seed)
-    return MCEVAE(
-        shape, 2, clusters or Clusters(3, 4), pose, PolarCanonicalizer(shape, (8, 8), 32, 8), (16,), **options
-    )
+    finder = PolarCanonicalizer(shape, (8, 8), 32, 8, directions)
+    return MCEVAE(shape, 2, clusters or Clusters(3, 4), pose, finder, (16,), **options)
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +54,49 @@ def test_turning_by_a_ray_turns_the_direction_for_any_weights(steps):
     x = blobs(5)
     turn = circle.exp(torch.tensor(2 * math.pi * steps / 32, dtype=torch.float64))
     h, moved = find(x), find(rotate(x, turn))
-    error = (moved[:, :2] - circle.act(turn, h[:, :2])).norm(dim=-1)
-    assert error.max() < 0.2 * h[:, :2].norm(dim=-1).mean()  # by the blur of turned pixels
+    u, u_moved = (a[:, :2] * a[:, 2:3].exp() for a in (h, moved))
+    error = (u_moved - circle.act(turn, u)).norm(dim=-1)
+    assert error.max() < 0.2 * u.norm(dim=-1).mean()  # by the blur of turned pixels
     torch.testing.assert_close(moved[:, 5:], h[:, 5:], atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("directions", [2, 3])
+def test_several_directions_turn_with_the_image(directions):
+    """As a mixture: which of them is the first has no meaning."""
+    torch.manual_seed(1)
+    pose = Pose(directions=directions)
+    find = PolarCanonicalizer((1, 40, 40), (8, 8), 32, 8, directions).double()
+    points = circle.exp(2 * math.pi * torch.arange(24, dtype=torch.float64) / 24)
+
+    def density(x, points):
+        with EnumMessenger(-2), pyro.plate("data", 5):
+            nodes = poutine.trace(pose.posterior).get_trace(find(x)).nodes
+        log_m = nodes["direction"]["fn"].logits.movedim(-1, 0)
+        return (log_m + nodes["turn"]["fn"].log_prob(points[:, None, None])).logsumexp(1)
+
+    x = blobs(5)
+    quarter = circle.exp(torch.tensor(math.pi / 2, dtype=torch.float64))
+    here = density(x, points)
+    torch.testing.assert_close(density(torch.rot90(x, 1, (-2, -1)), circle.act(quarter, points)), here)
+    steps = circle.exp(torch.tensor(2 * math.pi * 5 / 32, dtype=torch.float64))
+    assert (density(rotate(x, steps), circle.act(steps, points)) - here).abs().mean() < 0.1
+    assert here.std(0).min() > 0.01
+
+
+def test_several_directions_find_the_side():
+    """An image that is drawn at half a turn from where the guide looks first: the objective tells the guide so."""
+    vae = canonical_vae((1, 12, 12), Pose(directions=2), directions=2)
+    x = blobs(2, 12, torch.float32)
+    x = (x / x.amax((1, 2, 3), keepdim=True) > 0.5).float()
+    with own_store():
+        terms = EnumeratedELBO().all_terms(vae.model, vae.guide, x)
+        terms["loss"].backward()
+    assert vae.canonicalizer.module.layers[-1].weight.grad[-1].abs().max() > 0
+    assert set(ppvae.encode(vae, x)) == {"direction", "turn", "z_c", "z"}
+    with pytest.raises(ValueError, match="EnumeratedELBO"), own_store():
+        ELBO().differentiable_loss(vae.model, vae.guide, x)
+    with pytest.raises(ValueError, match="directions: expected at least 1, got 0"):
+        Pose(directions=0)
 
 
 def test_quarter_turns_are_exact():
@@ -91,8 +131,8 @@ def test_a_moved_image_has_the_same_code_and_the_moved_pose():
     here, there = ppvae.encode(vae, x), ppvae.encode(vae, act(x, g))
     for name in ("z", "z_c"):
         assert (here[name] - there[name]).square().mean() < 0.02 * here[name].var(0).mean()
-    composed = sim2.compose(g, vae.pose.element({n: here[n] for n in ("turn", "shift", "log_scale")}))
-    found = vae.pose.element({n: there[n] for n in ("turn", "shift", "log_scale")})
+    here, there = ({n: code[n] for n in ("turn", "shift", "log_scale")} for code in (here, there))
+    composed, found = sim2.compose(g, similarity(**here)), similarity(**there)
     assert (composed - found).abs().max() < 0.1
 
 
@@ -120,9 +160,9 @@ class Known(nn.Module):
         return 2 * (v.tanh() @ self.weight).unflatten(-1, (1, 3, 3))
 
 
-def small(clusters):
+def small(clusters, directions):
     torch.manual_seed(2)
-    return MCEVAE((1, 3, 3), 1, clusters(1, 2), hidden=(16,), decoder=Known()).double()
+    return MCEVAE((1, 3, 3), 1, clusters(1, 2), Pose(directions=directions), hidden=(16,), decoder=Known()).double()
 
 
 def exact_evidence(vae, x, n=41):
@@ -141,9 +181,11 @@ def exact_evidence(vae, x, n=41):
     return (torch.stack(total).logsumexp(0) - math.log(48)).detach()
 
 
-@pytest.mark.parametrize("clusters, objective", [(Clusters, ELBO), (EnumeratedClusters, EnumeratedELBO)])
-def test_elbo_below_exact_evidence_and_importance_sampling_reaches_it(clusters, objective):
-    vae = small(clusters)
+@pytest.mark.parametrize(
+    "clusters, directions, objective", [(Clusters, 1, ELBO), (EnumeratedClusters, 2, EnumeratedELBO)]
+)
+def test_elbo_below_exact_evidence_and_importance_sampling_reaches_it(clusters, directions, objective):
+    vae = small(clusters, directions)
     x = (torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(1)) > 0.5).double()
 
     def elbo():
@@ -177,7 +219,7 @@ def test_a_new_network_decodes_at_the_identity_with_finite_gradients():
             "log_scale": torch.zeros((), dtype=dtype),
         }
         tau = {name: value.requires_grad_() for name, value in tau.items()}
-        moved = act(f, Pose(0.25, 0.2).element(tau))
+        moved = act(f, similarity(**tau))
         torch.testing.assert_close(moved, f)
         for gradient in torch.autograd.grad(moved.square().sum(), [f, *tau.values()]):
             assert torch.isfinite(gradient).all()
@@ -187,9 +229,10 @@ def test_no_seam_in_the_turn():
     """Just below and just above a half turn is the same place: in the prior, the guide and the image."""
     vae = canonical_vae((1, 6, 6)).double()
     ends = circle.exp(torch.tensor([math.pi - 1e-6, -math.pi + 1e-6], dtype=torch.float64))
-    prior = vae.pose.prior(ends)["turn"]
+    prior = poutine.trace(vae.pose.prior).get_trace(ends).nodes["turn"]["fn"]
     assert prior.log_prob(ends[0]) == prior.log_prob(ends[1])
-    law = vae.pose.posterior(torch.tensor([-1.0, 0.0, 1.0] + [0.0] * 6, dtype=torch.float64))["turn"]
+    h = torch.tensor([-1.0, 0.0, 1.0] + [0.0] * 6, dtype=torch.float64)
+    law = poutine.trace(vae.pose.posterior).get_trace(h).nodes["turn"]["fn"]
     torch.testing.assert_close(law.log_prob(ends[0]), law.log_prob(ends[1]))
     f = torch.randn(1, 6, 6, dtype=torch.float64)
     torch.testing.assert_close(*(rotate(f, t) for t in ends), atol=1e-5, rtol=0)
@@ -199,7 +242,7 @@ def test_scales_are_positive_and_dtypes_stay():
     vae = canonical_vae((1, 6, 6), Pose(0.25, 3.0)).double()
     with torch.no_grad(), own_store():
         trace = poutine.trace(vae.model).get_trace(X.double())
-    g = vae.pose.element({name: trace.nodes[name]["value"] for name in ("turn", "shift", "log_scale")})
+    g = similarity(**{name: trace.nodes[name]["value"] for name in ("turn", "shift", "log_scale")})
     assert (torch.linalg.det(g[:, :2, :2]) > 0).all()
     assert all(
         s["value"].dtype == torch.float64 for s in trace.nodes.values() if s["type"] == "sample" and s["name"] != "data"

@@ -107,6 +107,19 @@ def test_left_dimensions_broadcast_and_batches_do_not_mix():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_device_and_dtype_are_those_of_the_image(dtype):
+    """On torch's device without memory: whatever was put on the CPU by itself would not meet the rest."""
+    x = torch.zeros(3, 1, 6, 6, dtype=dtype, device="meta")
+    g = RandomSimilarity(shift=0.1, log_scale=0.1).draw(x, (4, 3))
+    for moved in (
+        act(x, g, x.new_zeros(1, 1, 1)),
+        act(x, sim2.inverse(g)),
+        RandomSimilarity()(x).expand(4, 3, 1, 6, 6),
+    ):
+        assert moved.device.type == "meta" and moved.dtype == dtype and moved.shape == (4, 3, 1, 6, 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gradients_against_differences(dtype):
     x = random_images(2, 1, 5, 5).requires_grad_()
     turn, b, s = (torch.randn(2, n, generator=G).double().requires_grad_() for n in (1, 2, 1))
