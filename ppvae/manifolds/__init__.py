@@ -1,9 +1,30 @@
 """Geometry of the latent spaces: constraint, exponential, logarithm and distance; one file per manifold."""
 
 from ppvae.manifolds.circle import Circle
+from ppvae.manifolds.geodesics import Geodesics, RiemannianManifold
+from ppvae.manifolds.posterior_covariance import PosteriorCovarianceMetric, nearest_neighbour_distance
 from ppvae.manifolds.protocol import Manifold
+from ppvae.manifolds.riemannian import InverseVolumeMetric, PullbackMetric, RiemannianMetric, as_metric
 from ppvae.manifolds.so3 import SO3, rotation
 from ppvae.manifolds.sphere import Sphere, log_area, rotate_from_pole, sphere
 from ppvae.manifolds.torus import Torus
 
-__all__ = ["SO3", "Circle", "Manifold", "Sphere", "Torus", "log_area", "rotate_from_pole", "rotation", "sphere"]
+__all__ = [
+    "SO3",
+    "Circle",
+    "Geodesics",
+    "InverseVolumeMetric",
+    "Manifold",
+    "PosteriorCovarianceMetric",
+    "PullbackMetric",
+    "RiemannianManifold",
+    "RiemannianMetric",
+    "Sphere",
+    "Torus",
+    "as_metric",
+    "log_area",
+    "nearest_neighbour_distance",
+    "rotate_from_pole",
+    "rotation",
+    "sphere",
+]
