@@ -205,6 +205,22 @@ def test_generate_writes_pictures_and_arrays_and_replaces_none(run, tmp_path, ca
     assert set(np.unique(np.load(tmp_path / "x.npy"))) == {0, 1}
 
 
+def test_generate_from_where_a_sampler_says(run, tmp_path, capsys):
+    ok("fit", "gaussian-vae", "--data", "digits", "--out", tmp_path / "g", *TINY)
+    drawn = {}
+    for sampler in ("prior", "aggregate-posterior", "mixture", "jitter"):
+        words = ["generate", str(tmp_path / "g"), "-n", "5", "--seed", "3", "--npy", f"{tmp_path}/{sampler}.npy"]
+        ok(*words, "--sampler", sampler)
+        drawn[sampler] = np.load(tmp_path / f"{sampler}.npy")
+        assert drawn[sampler].shape == (5, 1, 8, 8)
+        ok(*words, "--sampler", sampler, "--sample", "--force")
+        assert set(np.unique(np.load(tmp_path / f"{sampler}.npy"))) == {0, 1}
+    assert len({x.tobytes() for x in drawn.values()}) == 4
+    words = ["generate", str(run), "--npy", f"{tmp_path}/y.npy", "--sampler"]
+    assert main([*words, "jitter"]) == 2 and "jitter: expected a VAE with one latent" in capsys.readouterr().err
+    assert main([*words, "priory"]) == 2 and "aggregate-posterior" in capsys.readouterr().err
+
+
 def test_report_of_one_run_and_of_two(run, tmp_path, capsys):
     ok("fit", "gaussian-vae", "--data", "digits", "--out", tmp_path / "g", *TINY)
     ok("report", run, tmp_path / "g", "--out", tmp_path / "both.html", "--title", "Two")

@@ -20,6 +20,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import ppvae
 from ppvae.cli.options import command_parser, fit_parser, known, model_name, parse
@@ -120,6 +121,14 @@ def generate(argv: Sequence[str]) -> None:
     parser.add_argument("--png", type=str | None, help="picture to write: a grid of images")
     parser.add_argument("--npy", type=str | None, help="array to write, of shape (n, *shape)")
     parser.add_argument("--sample", action="store_true", help="draw from p(x | z) instead of taking its mean")
+    parser.add_argument(
+        "--sampler",
+        type=Literal["prior", "aggregate-posterior", "mixture", "flow", "jitter"],
+        default="prior",
+        metavar="NAME",
+        help="where the latents come from: the prior; latents of training data (aggregate-posterior); a mixture of "
+        "Gaussians or a flow, fitted to their embeddings; their embeddings with jitter",
+    )
     parser.add_argument("--seed", type=int | None, help="seed of the draws; other draws at every call where not given")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     options = parse(parser, argv)
@@ -133,8 +142,7 @@ def generate(argv: Sequence[str]) -> None:
 
     from ppvae.cli import runs
 
-    vae, _ = runs.load(Path(options.run))
-    x = ppvae.generate(vae, options.n, sample=options.sample, seed=options.seed)
+    x = runs.generate(Path(options.run), options.n, options.sampler, options.sample, options.seed)
     if options.npy:
         buffer = io.BytesIO()
         np.save(buffer, x)

@@ -139,6 +139,22 @@ def measure(run: Path, num_samples: int, seed: int) -> Measured:
     return measured
 
 
+def generate(run: Path, n: int, sampler: str, sample: bool, seed: int | None) -> NDArray:
+    """Data from the model of the run, of latents that the sampler finds by its training data."""
+    vae, ran = load(run)
+    if sampler == "prior":
+        return ppvae.generate(vae, n, sample=sample, seed=seed)
+    from ppvae import samplers
+
+    prepared = _data_of(ran)
+    x = prepared.train
+    with seeded(seed):
+        if prepared.transform is not None:
+            x = prepared.transform(torch.as_tensor(x)).numpy()
+        drawn = getattr(samplers, sampler.replace("-", "_"))(vae, x, n)
+        return ppvae.decode(vae, drawn.z, sample=True) if sample else drawn.x
+
+
 def _kl(vae: Any, x: NDArray, seed: int, batch_size: int = 4096) -> NDArray:
     """KL(q(z | x) || p(z)) of each datum, summed over its latents; one draw of it where it has no closed form."""
     parts = []
