@@ -8,13 +8,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ppvae.diagnostics import to_inference_data
     from ppvae.io import load, save
-    from ppvae.predict import decode, encode, generate, log_likelihood, reconstruct
+    from ppvae.predict import decode, encode, generate, guide_laws, log_likelihood, reconstruct
+    from ppvae.samplers.posterior import posterior
     from ppvae.train import fit
 
 __version__ = "0.1.0"
 
-__all__ = ["decode", "encode", "fit", "generate", "load", "log_likelihood", "reconstruct", "save"]
+__all__ = [
+    "decode",
+    "encode",
+    "fit",
+    "generate",
+    "guide_laws",
+    "load",
+    "log_likelihood",
+    "posterior",
+    "reconstruct",
+    "save",
+    "to_inference_data",
+]
 
 #: function -> the module that has it
 _FUNCTIONS = {
@@ -22,10 +36,13 @@ _FUNCTIONS = {
     "encode": "predict",
     "decode": "predict",
     "generate": "predict",
+    "guide_laws": "predict",
     "reconstruct": "predict",
     "log_likelihood": "predict",
+    "posterior": "samplers.posterior",
     "save": "io",
     "load": "io",
+    "to_inference_data": "diagnostics",
 }
 
 

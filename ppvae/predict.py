@@ -45,6 +45,19 @@ def encode(vae: VAE, x: Array, *given: Array, batch_size: int = 4096) -> Any:
     return next(iter(codes.values())) if len(codes) == 1 else codes
 
 
+def guide_laws(vae: VAE, x: Array, *given: Array) -> dict[str, Any]:
+    """The laws q(z | x) of the guide, one for each latent site: distributions of batch shape (n,).
+
+    Where a law depends on another latent of the guide, it is that at the centre of the other.
+
+    :param x: data of shape (n, *vae.shape); ``given`` is what the model is conditioned on.
+    :raises ValueError: if x has another shape or dtype than the VAE reads, or values that are not finite.
+    """
+    with _asking(vae), CenterMessenger():
+        trace = poutine.trace(vae.guide).get_trace(*_finite(vae, x, *given))
+    return {site["name"]: site["fn"] for site in latents(trace)}
+
+
 def decode(
     vae: VAE, z: Any, *given: Array, sample: bool = False, seed: int | None = None, batch_size: int = 4096
 ) -> Array:

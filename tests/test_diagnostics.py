@@ -1,11 +1,14 @@
+import math
 import subprocess
 import sys
 import types
 
 import numpy as np
 import pytest
+import torch
 
-from ppvae.diagnostics import pareto_k
+import ppvae
+from ppvae.diagnostics import convergence, pareto_k, to_inference_data
 
 rng = np.random.default_rng(0)
 
@@ -83,3 +86,154 @@ def test_arviz_is_imported_only_when_used_and_says_nothing():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == done.stderr == ""
+
+
+def autoregressive(C, S, rho, seed=0, d=2):
+    """Chains of AR(1) draws with variance 1: the error of the mean of all is known."""
+    g = np.random.default_rng(seed)
+    z = np.empty((C, S, d))
+    z[:, 0] = g.normal(size=(C, d))
+    for t in range(1, S):
+        z[:, t] = rho * z[:, t - 1] + math.sqrt(1 - rho**2) * g.normal(size=(C, d))
+    variance = ((1 + rho) / (1 - rho) - 2 * rho * (1 - rho**S) / (S * (1 - rho) ** 2)) / (C * S)
+    return z, math.sqrt(variance)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.6, -0.8])
+def test_the_error_of_the_mean_of_many_short_chains(rho):
+    """Antithetic chains too, for which ArviZ's error is too small."""
+    z, error = autoregressive(500, 20, rho)
+    found = convergence({"z": z})
+    assert found.error == pytest.approx(error, rel=0.1)  # sd of a standard deviation of 500 chains: 3 %
+    assert found.ess == pytest.approx(1 / error**2, rel=0.2)
+    assert found.names == ["z[0]", "z[1]"]
+
+
+@pytest.mark.parametrize("C", [1, 4])
+def test_the_error_of_the_mean_of_few_chains(C):
+    z, error = autoregressive(C, 4000, 0.5, d=8)
+    found = convergence({"z": z})
+    assert found.error == pytest.approx(error, rel=0.15)
+    assert found.r_hat.max() < 1.01 and found.mixed and found.moved == pytest.approx(1, abs=0.1)
+    assert str(found).startswith(f"{C} chain") and "No sign" in str(found)
+
+
+def test_chains_that_have_not_mixed_are_called_so():
+    z, _ = autoregressive(20, 200, 0.3)
+    apart = z + 2 * np.arange(20)[:, None, None]
+    found = convergence({"z": apart})
+    assert not found.mixed and "R-hat is above 1.01 at 2 of 2 coordinates" in str(found)
+    assert found.moved < 0.3
+    slow, _ = autoregressive(50, 100, 0.9999)
+    assert "still depend on where the chains began" in str(convergence({"z": slow}))
+    stuck = z.copy()
+    stuck[3] = stuck[3, :1]
+    assert "1 of 20 chains never moved" in str(convergence({"z": stuck}))
+    z[0, 0, 0] = np.nan
+    assert "not finite" in str(convergence({"z": z}))
+    assert "R-hat needs 4 draws" in str(convergence({"z": z[1:, :3]}))
+
+
+def test_divergences_and_acceptance_are_told():
+    z, _ = autoregressive(4, 2000, 0.0)
+    data = to_inference_data(
+        {"z": z},
+        sample_stats={"diverging": np.arange(8000).reshape(4, 2000) == 17, "acceptance_rate": np.full((4, 2000), 0.9)},
+    )
+    found = convergence(data)
+    assert found.divergences.tolist() == [1, 0, 0, 0] and "1 of 8000 transitions diverged, in 1 of 4 chains" in str(
+        found
+    )
+    assert "acceptance 0.90; 1 divergence." in str(found) and not found.mixed
+
+
+def gaussian(q):
+    return (q["z"] ** 2).sum(-1) / 2
+
+
+def batched(cls, **options):
+    from ppvae.infer import BatchedHMC
+
+    mcmc = cls(
+        BatchedHMC(potential_fn=gaussian, seed=0, **options), 40, 30, {"z": torch.zeros(6, 3)}, disable_progbar=True
+    )
+    mcmc.run()
+    return mcmc
+
+
+def test_the_chains_of_the_batched_kernel():
+    from pyro.infer import MCMC
+
+    from ppvae.infer import BatchedMCMC
+
+    data = ppvae.to_inference_data(batched(BatchedMCMC))
+    assert data.posterior["z"].shape == (6, 40, 3)
+    assert set(data.sample_stats.data_vars) == {"acceptance_rate", "step_size", "energy", "lp", "diverging"}
+    assert np.allclose(data.sample_stats["lp"], -(data.posterior["z"] ** 2).sum("z_dim_0") / 2)
+    assert (data.sample_stats["energy"] >= -data.sample_stats["lp"]).all()
+    through_pyro = ppvae.to_inference_data(batched(MCMC))
+    assert np.array_equal(through_pyro.posterior["z"], data.posterior["z"])
+    few = ppvae.to_inference_data(batched(BatchedMCMC), max_chains=3)
+    assert few.posterior.chain.values.tolist() == [0, 2, 5]
+    assert np.array_equal(few.posterior["z"][1], data.posterior["z"][2])
+    assert ppvae.to_inference_data(data) is data
+
+
+def test_the_chains_of_pyros_own_kernels():
+    from pyro.infer import HMC, MCMC
+
+    kernel = HMC(potential_fn=gaussian, step_size=0.5, num_steps=3)
+    mcmc = MCMC(kernel, 30, 10, {"z": torch.zeros(3)}, disable_progbar=True)
+    mcmc.run()
+    data = ppvae.to_inference_data(mcmc)
+    assert data.posterior["z"].shape == (1, 30, 3) and not data.sample_stats["diverging"].any()
+    assert np.allclose(data.sample_stats["step_size"], kernel.step_size)
+    rate = mcmc.diagnostics()["acceptance rate"]["chain 0"]
+    assert convergence(data).acceptance == convergence(mcmc).acceptance == pytest.approx(rate)
+
+
+def test_divergences_belong_to_their_chains_when_there_are_more_than_ten():
+    """Sorted as words, chain 10 comes before chain 2."""
+
+    class Chains:
+        kernel = None
+
+        def get_samples(self, group_by_chain):
+            return {"z": torch.arange(24.0).reshape(12, 2)}
+
+        def diagnostics(self):
+            return {"divergences": {f"chain {i}": [0] if i == 10 else [] for i in range(12)}}
+
+    assert to_inference_data(Chains()).sample_stats["diverging"].values.any(1).nonzero()[0].tolist() == [10]
+
+
+def test_chains_that_are_none():
+    from ppvae.samplers import Samples
+
+    z = np.zeros((3, 2))
+    with pytest.raises(ValueError, match="got independent draws, which need no diagnosis"):
+        to_inference_data(Samples(z, z))
+    with pytest.raises(ValueError, match="got list"):
+        to_inference_data([1, 2])
+    with pytest.raises(ValueError, match="one number of chains and draws"):
+        to_inference_data({"a": np.zeros((2, 3)), "b": np.zeros((2, 4))})
+
+
+def test_the_1_x_line_is_given_its_groups_in_one_dict(monkeypatch):
+    import arviz
+
+    said = {}
+
+    def from_dict(groups, **given):
+        said.update(groups)
+        return arviz_0.from_dict(**groups, **given)
+
+    arviz_0 = types.SimpleNamespace(from_dict=arviz.from_dict)
+    if int(arviz.__version__.split(".")[0]) >= 1:
+        pytest.skip("the real 1.x line is in the other tests")
+    monkeypatch.setattr(arviz, "__version__", "1.3.0")
+    monkeypatch.setattr(arviz, "from_dict", from_dict)
+    z = rng.normal(size=(2, 10, 3))
+    data = to_inference_data({"z": z}, sample_stats={"lp": z[..., 0]}, dims={"z": ["k"]}, log_likelihood={"x": z})
+    assert set(said) == {"posterior", "sample_stats", "log_likelihood"}
+    assert data.posterior["z"].dims == ("chain", "draw", "k")

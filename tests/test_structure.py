@@ -21,7 +21,7 @@ BELOW = {
     "infer": GEOMETRY,
     "arrays": GEOMETRY | {"nn"},
     "diagnostics": GEOMETRY | {"infer"},
-    "samplers": GEOMETRY | {"infer", "arrays", "predict"},
+    "samplers": GEOMETRY | {"infer", "arrays", "predict", "diagnostics"},
     "predict": GEOMETRY | {"infer", "arrays", "diagnostics"},
     "metrics": GEOMETRY | {"infer", "arrays"},
     "checkpoint": {"io"},

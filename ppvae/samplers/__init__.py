@@ -14,7 +14,19 @@ from ppvae.samplers.aggregate_posterior import aggregate_posterior
 from ppvae.samplers.flow import fit_flow, flow
 from ppvae.samplers.jitter import jitter
 from ppvae.samplers.mixture import fit_mixture, mixture
+from ppvae.samplers.posterior import Posterior, posterior
 from ppvae.samplers.prior import prior
 from ppvae.samplers.samples import Samples
 
-__all__ = ["Samples", "aggregate_posterior", "fit_flow", "fit_mixture", "flow", "jitter", "mixture", "prior"]
+__all__ = [
+    "Posterior",
+    "Samples",
+    "aggregate_posterior",
+    "fit_flow",
+    "fit_mixture",
+    "flow",
+    "jitter",
+    "mixture",
+    "posterior",
+    "prior",
+]
