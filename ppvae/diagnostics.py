@@ -269,12 +269,7 @@ def convergence(chains: Any) -> Convergence:
     :param chains: what :func:`to_inference_data` takes, or what it returns.
     """
     draws, stats, attributes = _read(chains)
-    names = [
-        name + (f"[{','.join(map(str, index))}]" if index else "")
-        for name, value in draws.items()
-        for index in product(*map(range, value.shape[2:]))
-    ]
-    z = np.concatenate([value.reshape(*value.shape[:2], -1) for value in draws.values()], -1).astype(float)
+    names, z = _coordinates(draws)
     C, S, _ = z.shape
     mean, sd = z.mean((0, 1)), z.std((0, 1), ddof=1) if C * S > 1 else np.full(z.shape[2], np.nan)
     r_hat = np.full(z.shape[2], np.nan)
@@ -305,6 +300,36 @@ def convergence(chains: Any) -> Convergence:
         divergences=stats["diverging"].sum(1) if "diverging" in stats else None,
         acceptance=acceptance.mean(1) if acceptance is not None else _attribute(attributes, "acceptance_rate"),
     )
+
+
+def worst_coordinates(chains: Any, n: int = 3, max_chains: int = 8) -> Any:
+    """The n coordinates with the largest R-hat as scalar variables of few chains, to be looked at.
+
+    ::
+
+        data = ppvae.diagnostics.worst_coordinates(mcmc)
+        ppvae.plotting.plot_trace(data)
+
+    :param chains: what :func:`to_inference_data` takes, or what it returns.
+    :param max_chains: how many chains to keep, evenly spaced.
+    :return: as of :func:`to_inference_data`.
+    """
+    draws, stats, _ = _read(chains)
+    names, z = _coordinates(draws)
+    order = np.argsort(-np.nan_to_num(convergence(chains).r_hat), kind="stable")[:n]
+    return to_inference_data(
+        {names[i]: z[..., i] for i in sorted(order)}, sample_stats=stats or None, max_chains=max_chains
+    )
+
+
+def _coordinates(draws: Mapping[str, NDArray]) -> tuple[list[str], NDArray]:
+    """Names of all coordinates of the variables, and their draws (chains, draws, n)."""
+    names = [
+        name + (f"[{','.join(map(str, index))}]" if index else "")
+        for name, value in draws.items()
+        for index in product(*map(range, value.shape[2:]))
+    ]
+    return names, np.concatenate([v.reshape(*v.shape[:2], -1) for v in draws.values()], -1).astype(float)
 
 
 def _attribute(attributes: Mapping[str, Any], name: str) -> NDArray | None:

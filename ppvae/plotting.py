@@ -15,6 +15,7 @@ References:
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,8 +39,11 @@ __all__ = [
     "image_grid",
     "image_rows",
     "learning_curves",
+    "plot_energy",
     "plot_estimates",
     "plot_latent",
+    "plot_rank",
+    "plot_trace",
     "png",
     "register_plot",
 ]
@@ -300,6 +304,80 @@ def plot_estimates(values: Mapping[str, float | None], errors: Mapping[str, floa
     axes.margins(x=0.12)
     axes.grid(axis="y", visible=False)
     return figure
+
+
+def plot_trace(data: Any) -> Figure:
+    """Density and trace of each variable, one line for each chain; ticks below are divergent transitions. By ArviZ.
+
+    Chains that have mixed lie on one another, and a trace shows no trend.
+
+    :param data: of :func:`ppvae.to_inference_data`, few chains of few scalar variables: see
+        :func:`ppvae.diagnostics.worst_coordinates`.
+    """
+    names = [str(name) for name in data.posterior.data_vars]
+    figure, axes = _by_arviz("plot_trace", data, len(names), 2, (9.0, 0.5 + 1.7 * len(names)))
+    for row, name in zip(axes, names, strict=False):
+        row[0].set(title="", xlabel=name, ylabel="density")
+        row[1].set(title="", xlabel="draw", ylabel=name)
+    return figure
+
+
+def plot_rank(data: Any) -> Figure:
+    """Histogram of the ranks of each chain's draws among all, one panel a variable. By ArviZ.
+
+    Chains that have mixed have flat histograms.
+
+    :param data: as in :func:`plot_trace`.
+
+    Source: Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221
+    """
+    names = [str(name) for name in data.posterior.data_vars]
+    chains = data.posterior.sizes["chain"]
+    size = (9.0, 1.1 + 0.28 * chains)
+    figure, axes = _by_arviz("plot_rank", data, 1, len(names), size, colors=[COLORS[i % 10] for i in range(chains)])
+    for panel, name in zip(axes.ravel(), names, strict=False):
+        panel.set_title(name, fontsize=10)
+        panel.set_xlabel("rank among all draws", fontsize=10)
+        panel.set_ylabel("chain", fontsize=10)
+        panel.tick_params(labelsize=9)
+    return figure
+
+
+def plot_energy(data: Any) -> Figure:
+    """The law of the energy, and of its change from draw to draw. By ArviZ.
+
+    Where the change is much narrower than the law, the chains need many draws to visit all energies.
+
+    :param data: of :func:`ppvae.to_inference_data`, with ``energy`` in its sample_stats.
+
+    Source: Betancourt (2016), https://arxiv.org/abs/1604.00695
+    """
+    figure, axes = _by_arviz("plot_energy", data, 1, 1, (6.2, 3.2), fill_color=(COLORS[0], COLORS[1]), bfmi=False)
+    for panel in axes.ravel():
+        panel.set(xlabel="energy − mean energy (nats)", ylabel="density", yticks=[])
+    return figure
+
+
+def _by_arviz(
+    name: str, data: Any, rows: int, columns: int, size: tuple[float, float], **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """A picture of ArviZ, and its axes where ArviZ 0.x drew them; options are of ArviZ 0.x."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of ArviZ about itself, and about matplotlib
+        import arviz
+
+        if int(arviz.__version__.split(".")[0]) >= 1:
+            from matplotlib import pyplot
+
+            draw = getattr(arviz, {"plot_trace": "plot_trace_dist"}.get(name, name))
+            figure = draw(data, backend="matplotlib").viz["figure"].item()
+            pyplot.close(figure)  # which else holds it in a window
+            return figure, np.empty((0, 0), object)
+        figure = _figure(*size)
+        axes = figure.subplots(rows, columns, squeeze=False)
+        target = {"plot_trace": {"axes": axes}, "plot_rank": {"ax": axes[0]}}.get(name, {"ax": axes[0, 0]})
+        getattr(arviz, name)(data, **target, **options)
+        return figure, axes
 
 
 def image_rows(rows: Mapping[str, Any]) -> Figure:

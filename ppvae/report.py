@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 import ppvae
-from ppvae import io, plotting
+from ppvae import diagnostics, io, plotting
 
 try:
     import jinja2
@@ -75,6 +75,8 @@ class Run:
     :param test_data: what the log-likelihood was measured on, in words. Runs with the same words are compared datum
         by datum.
     :param options: what was run, name to value.
+    :param chains: draws of a Markov chain in its latent space: what :func:`ppvae.diagnostics.convergence` reads, e.g.
+        from :func:`ppvae.posterior` or :func:`ppvae.samplers.riemannian`.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Run:
     kl: np.ndarray | None = None
     test_data: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    chains: Any = None
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
@@ -144,6 +147,7 @@ def write(path: str | os.PathLike[str], runs: Sequence[Run], title: str = "", co
             for run in runs
             for site, points in run.latents.items()
         ],
+        sampling=[_sampling(run) for run in runs if run.chains is not None],
         coloured=any(run.labels is not None for run in runs),
         options=_options(runs),
         names=names,
@@ -266,6 +270,37 @@ def _latent(run: Run, site: str) -> str:
         plotting.plot_latent(points, run.labels, manifold),
         f"The posterior centres of {len(points)} test data in the latent space of {run.name}{classes}",
     )
+
+
+def _sampling(run: Run) -> dict[str, Any]:
+    """The words, the worst coordinates and the pictures of a run's chains."""
+    found = diagnostics.convergence(run.chains)
+    worst = np.argsort(-np.nan_to_num(found.r_hat), kind="stable")[:8]
+    data = diagnostics.worst_coordinates(run.chains)
+    pictures = [
+        _img(plotting.plot_trace(data), f"Densities and traces of the chains of {run.name}"),
+        _img(plotting.plot_rank(data), f"Ranks of the draws of each chain of {run.name} among all"),
+    ]
+    if "energy" in getattr(data, "sample_stats", ()):
+        pictures.append(_img(plotting.plot_energy(data), f"Energy of {run.name}, and its change from draw to draw"))
+    return {
+        "name": run.name,
+        "words": str(run.chains) if hasattr(run.chains, "convergence") else str(found),
+        "mixed": found.mixed,
+        "rows": [
+            (
+                found.names[i],
+                plus_minus(float(found.mean[i]), float(found.error[i])),
+                f"{found.sd[i]:.3g}",
+                "–" if np.isnan(found.ess[i]) else f"{found.ess[i]:.0f}",
+                "–" if np.isnan(found.r_hat[i]) else f"{found.r_hat[i]:.3f}",
+            )
+            for i in worst
+        ],
+        "of": len(found.names),
+        "shown": min(found.chains, 8),
+        "pictures": pictures,
+    }
 
 
 def _options(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ppvae
-from ppvae.diagnostics import convergence, pareto_k, to_inference_data
+from ppvae.diagnostics import convergence, pareto_k, to_inference_data, worst_coordinates
 
 rng = np.random.default_rng(0)
 
@@ -132,6 +132,17 @@ def test_chains_that_have_not_mixed_are_called_so():
     z[0, 0, 0] = np.nan
     assert "not finite" in str(convergence({"z": z}))
     assert "R-hat needs 4 draws" in str(convergence({"z": z[1:, :3]}))
+
+
+def test_the_worst_coordinates_are_those_with_the_largest_r_hat():
+    z, _ = autoregressive(20, 50, 0.2, d=6)
+    z = z.reshape(20, 50, 2, 3)
+    z[..., 1, 2] += np.arange(20)[:, None]
+    z[..., 0, 1] += np.arange(20)[:, None] / 2
+    data = worst_coordinates({"z": z}, n=2, max_chains=4)
+    assert list(data.posterior.data_vars) == ["z[0,1]", "z[1,2]"]
+    assert data.posterior.chain.values.tolist() == [0, 6, 13, 19]
+    assert np.allclose(data.posterior["z[1,2]"], z[[0, 6, 13, 19], :, 1, 2])
 
 
 def test_divergences_and_acceptance_are_told():

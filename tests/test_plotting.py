@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.distributions import constraints
 
+import ppvae
 from ppvae import plotting
 from ppvae.manifolds import rotation, so3, sphere
 
@@ -209,3 +210,27 @@ def test_a_missing_matplotlib_says_what_to_install(monkeypatch):
     spec = importlib.util.spec_from_file_location("plotting_again", plotting.__file__)
     with pytest.raises(ImportError, match=r'pip install "ppvae\[report\]"'):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def chains(C=3, S=50):
+    z = {"z[0]": rng.normal(size=(C, S)), "z[1]": 5 + rng.normal(size=(C, S))}
+    diverging = np.zeros((C, S), bool)
+    diverging[1, 7] = True
+    return ppvae.to_inference_data(z, sample_stats={"energy": rng.normal(size=(C, S)) ** 2, "diverging": diverging})
+
+
+def test_pictures_of_chains_are_arvizs_and_leave_no_window():
+    from matplotlib import pyplot
+
+    data = chains()
+    trace = plotting.plot_trace(data)
+    assert [axes.get_xlabel() for axes in trace.axes] == ["z[0]", "draw", "z[1]", "draw"]
+    assert np.allclose(trace.axes[3].get_lines()[0].get_ydata(), data.posterior["z[1]"].values[0])
+    rank = plotting.plot_rank(data)
+    assert [axes.get_title() for axes in rank.axes] == ["z[0]", "z[1]"]
+    assert sum(patch.get_height() for patch in rank.axes[0].patches) > 0
+    energy = plotting.plot_energy(data)
+    assert "nats" in energy.axes[0].get_xlabel()
+    for figure in (trace, rank, energy):
+        assert plotting.png(figure, dpi=40).startswith(b"\x89PNG")
+    assert not pyplot.get_fignums()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from torch.distributions import constraints
 
+import ppvae
 from ppvae import report
 from ppvae.manifolds import sphere
 
@@ -174,6 +175,23 @@ def test_names_must_differ(tmp_path):
     with pytest.raises(ValueError, match="at least one run"):
         report.write(tmp_path / "r.html", [])
     assert not list(tmp_path.iterdir())
+
+
+def test_chains_are_shown_with_their_verdict(tmp_path):
+    draws = {"z": rng.normal(size=(40, 30, 5))}
+    apart = {"z": draws["z"] + np.arange(40)[:, None, None]}
+    runs = [run("good", chains=ppvae.to_inference_data(draws)), run("bad", chains=apart), run("none")]
+    text = report.write(tmp_path / "r.html", runs).read_text(encoding="utf-8")
+    page = Page(text)
+    words = " ".join(page.words)
+    assert "40 chains of 30 draws, 5 coordinates" in words
+    assert "bad : not mixed" in " ".join(words.split()) or "bad: not mixed" in words
+    assert "good: not mixed" not in words
+    assert "R-hat is above 1.01 at 5 of 5 coordinates" in words
+    assert sum("Ranks of the draws" in image["alt"] for image in page.images) == 2
+    assert "z[4]" in words and "none: not mixed" not in words
+    without = report.write(tmp_path / "s.html", [run("none")]).read_text(encoding="utf-8")
+    assert "Markov chains" not in without
 
 
 @pytest.mark.parametrize(
