@@ -5,10 +5,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pyro
 import torch
@@ -23,9 +22,19 @@ from tqdm import tqdm
 from ppvae.arrays import VAE, check_domain, check_pair, check_support, evaluating, home, own_store, seeded, to_tensors
 from ppvae.checkpoint import Checkpoint, Generators, fingerprint, outline
 from ppvae.infer import ELBO, TensorELBO
+from ppvae.steps import (
+    NotFiniteError,
+    Source,
+    Step,
+    Sums,
+    Transform,
+    make_step,
+    narrate,
+    settle,
+    transformed,
+)
 
 LR = 1e-3
-Transform = Callable[[Tensor], Tensor]
 
 
 @dataclass
@@ -96,6 +105,7 @@ def fit(
     seed: int | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    compile: Literal["auto", "graph", "inductor", False] = "auto",
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -132,6 +142,10 @@ def fit(
         Where None they are used and moved.
     :param device: where to train, e.g. ``"cuda"``; the VAE is moved there. Where None it stays.
     :param dtype: dtype to train in; the VAE is converted. Where None it stays.
+    :param compile: how a step is run. "graph" captures it in a CUDA graph; "inductor" compiles the loss and its
+        gradients, which takes seconds; False leaves it to Python. "auto" is "graph" on CUDA, and on a CPU "inductor"
+        where at least 40000 steps are to come, twice the number that earns the compilation back. Draws are the same;
+        numbers differ in rounding. What cannot be traced is told, and runs as it is (:mod:`ppvae.steps`).
     :param checkpoint: file to write the state of training to, before the first and after each epoch, whole or not at
         all.
     :param resume: whether to continue from the checkpoint, where there is one: a run on arrays comes to exactly the
@@ -166,6 +180,8 @@ def fit(
         raise ValueError(f"lr: {lr} would not be used, since an optimizer is given; give it its learning rate there")
     if patience is not None and validation is None:
         raise ValueError("patience: early stopping watches the validation loss; pass validation=...")
+    if compile not in ("auto", "graph", "inductor", False):
+        raise ValueError(f"compile: expected 'auto', 'graph', 'inductor' or False, got {compile!r}")
     if resume and checkpoint is None:
         raise ValueError("resume: name the file to continue from: checkpoint=...")
     if objective is not None and not isinstance(objective, TensorELBO):
@@ -190,6 +206,9 @@ def fit(
             raise ValueError(f"optimizer: expected it to make a torch optimizer, got {type(stepper).__name__} from it")
         _check_manifolds(vae, stepper)
         groups = [{k: v for k, v in group.items() if k != "params"} for group in stepper.param_groups]
+        steps = len(batches) * min(epochs, epochs if patience is None else math.ceil(warmup) + patience + 1)
+        say = narrate if progress or compile != "auto" else lambda message: None
+        mode = settle(compile, stepper, steps, say)
         schedule = None if scheduler is None else scheduler(stepper)
         result = Fit(vae, best_weights=_copy(vae))
         saved = None
@@ -227,12 +246,12 @@ def fit(
                     print(f"ppvae: {checkpoint} continues after epoch {result.epochs}", file=sys.stderr)
         return _train(
             result,
+            make_step(mode, vae, objective, stepper, batches, clip_norm, say),
             batches,
             held_out,
             objective,
             stepper,
             schedule,
-            clip_norm,
             epochs,
             warmup,
             patience,
@@ -244,12 +263,12 @@ def fit(
 
 def _train(
     result: Fit,
+    step: Step,
     batches: "Batches",
     held_out: "Batches | None",
     objective: TensorELBO,
     optimizer: Optimizer,
     scheduler: LRScheduler | None,
-    clip_norm: float | None,
     epochs: int,
     warmup: float,
     patience: int | None,
@@ -258,9 +277,8 @@ def _train(
     callbacks: Sequence[Callback],
 ) -> Fit:
     vae = result.vae
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     full_weight = objective.kl_weight
-    objective.kl_weight = full_weight.to(home(vae)[0]).clone()
+    objective.kl_weight = full_weight.to(home(vae)[0]).clone()  # a captured step reads it there
     vae.train()
     start = time.perf_counter() - result.seconds
     first = result.epochs + 1
@@ -275,30 +293,19 @@ def _train(
     )
     try:
         for epoch in range(first, first if result.stopped else epochs + 1):
-            sums = Sums()
-            lr = optimizer.param_groups[0]["lr"]
-            for i, batch in enumerate(batches):
+            step.clear()
+            lr = float(optimizer.param_groups[0]["lr"])
+            for i, key in enumerate(batches):
                 if epoch - 1 <= warmup:
                     done = epoch - 1 + i / max(steps, 1)
                     objective.kl_weight.copy_(full_weight * (min(1.0, done / warmup) if warmup else 1.0))
-                # Pyro's own checks cost as much as its traces: they are made in the first step only.
-                with pyro.validation_enabled(True) if epoch == first and i == 0 else nullcontext():
-                    terms = objective.all_terms(vae.model, vae.guide, *batch)
-                loss = terms["loss"] / batch[0].shape[0]
-                if not math.isfinite(loss.item()):
-                    raise FloatingPointError(_blame(vae, batch, f"epoch {epoch}, step {i + 1}"))
+                step(*key)
                 if epoch == 1 and i == 0:
                     # Neither chance nor the KL's warm-up raises a loss a thousandfold; steps that are too long do.
-                    start_loss, limit = loss.item(), 1000 * max(1.0, abs(loss.item()))
-                for parameter in parameters:
-                    parameter.grad = None
-                loss.backward()
-                if clip_norm is not None:
-                    nn.utils.clip_grad_norm_(parameters, clip_norm)
-                optimizer.step()
-                sums.add(terms, batch[0].shape[0])
+                    start_loss = step.mean()["loss"]
+                    limit = 1000 * max(1.0, abs(start_loss))
                 bar.update()
-            record = {"epoch": float(epoch), **sums.mean(), "kl_weight": float(objective.kl_weight)}
+            record = {"epoch": float(epoch), **step.mean(), "kl_weight": float(objective.kl_weight)}
             if record["loss"] > limit:
                 raise FloatingPointError(
                     f"the loss rose from {start_loss:.4g} in the first step to {record['loss']:.4g} in epoch {epoch} "
@@ -310,7 +317,7 @@ def _train(
                 record |= {f"valid_{name}": value for name, value in valid.items()}
             result.seconds = record["seconds"] = time.perf_counter() - start
             if scheduler is not None:
-                record["lr"] = float(lr)
+                record["lr"] = lr
             for name, value in record.items():
                 result.history.setdefault(name, []).append(value)
             bar.set_postfix_str(_postfix(record))
@@ -334,6 +341,8 @@ def _train(
             if result.stopped:
                 break
         result.stopped = result.stopped or "epochs"
+    except NotFiniteError as error:
+        raise FloatingPointError(_blame(vae, error.batch, f"epoch {epoch}, step {error.step}")) from None
     except KeyboardInterrupt:
         result.stopped = "interrupted"
         kept = f"weights of epoch {result.best_epoch}" if result.best_epoch else "initial weights"
@@ -347,8 +356,8 @@ def _train(
     return result
 
 
-class Batches(Protocol):
-    """Batches of one epoch, prepared for the VAE."""
+class Batches(Source, Protocol):
+    """Batches of one epoch: their keys, from which a step takes them."""
 
     def __len__(self) -> int: ...
 
@@ -359,7 +368,7 @@ class Batches(Protocol):
 
 
 class _Sliced:
-    """Batches sliced from tensors in memory, for training in a new random order each epoch."""
+    """Batches of tensors in memory, for training in a new random order each epoch; a key has the rows of one."""
 
     def __init__(self, tensors: tuple[Tensor, ...], batch_size: int, transform: Transform | None, shuffle: bool):
         self.tensors, self.batch_size, self.transform, self.shuffle = tensors, batch_size, transform, shuffle
@@ -368,22 +377,19 @@ class _Sliced:
         return -(-self.tensors[0].shape[0] // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        n = self.tensors[0].shape[0]
-        order = torch.randperm(n).to(self.tensors[0].device) if self.shuffle else None
-        for start in range(0, n, self.batch_size):
-            if order is None:
-                batch = tuple(t[start : start + self.batch_size] for t in self.tensors)
-            else:
-                rows = order[start : start + self.batch_size]
-                batch = tuple(t.index_select(0, rows) for t in self.tensors)
-            yield batch if self.transform is None else (self.transform(batch[0]), *batch[1:])
+        n, device = self.tensors[0].shape[0], self.tensors[0].device
+        order = torch.randperm(n).to(device) if self.shuffle else torch.arange(n, device=device)
+        return ((rows,) for rows in order.split(self.batch_size))
+
+    def take(self, *key: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t.index_select(0, *key) for t in self.tensors)
 
     def fingerprint(self) -> Any:
         return fingerprint(self.tensors)
 
 
 class _Loaded:
-    """Batches of a DataLoader, prepared one by one; their values are checked in the first epoch."""
+    """Batches of a DataLoader, prepared one by one; their values are checked in the first epoch. A key is a batch."""
 
     def __init__(self, vae: VAE, loader: Any, transform: Transform | None, say: bool):
         self.vae, self.loader, self.transform, self.say, self.checked = vae, loader, transform, say, False
@@ -401,11 +407,14 @@ class _Loaded:
             self.say = False
             if not self.checked:
                 _check_values(self.vae, tensors, self.transform)
-            yield tensors if self.transform is None else (self.transform(tensors[0]), *tensors[1:])
+            yield tensors
             n += 1
         if not n:
             raise ValueError("data: expected at least one batch from the DataLoader, got none")
         self.checked = True
+
+    def take(self, *key: Tensor) -> tuple[Tensor, ...]:
+        return key
 
     def fingerprint(self) -> Any:
         return f"{type(self.loader.dataset).__qualname__}, {len(self)} batches"
@@ -462,32 +471,15 @@ def _check_manifolds(vae: VAE, optimizer: Optimizer) -> None:
         )
 
 
-class Sums:
-    """Sums of the terms over an epoch, kept on the device until they are read."""
-
-    def __init__(self) -> None:
-        self.total: dict[str, Tensor] = {}
-        self.n = 0
-
-    def add(self, terms: dict[str, Tensor], n: int) -> None:
-        for name, value in terms.items():
-            self.total[name] = self.total.get(name, 0) + value.detach()
-        self.n += n
-
-    def mean(self) -> dict[str, float]:
-        """Means in nats per datum, with ``elbo`` = reconstruction - kl where the objective tells them."""
-        mean = {name: float(value) / self.n for name, value in self.total.items()}
-        elbo = {"elbo": mean["reconstruction"] - mean["kl"]} if {"reconstruction", "kl"} <= mean.keys() else {}
-        return {"loss": mean.pop("loss"), **elbo, **mean}
-
-
 def _evaluate(vae: VAE, objective: TensorELBO, batches: Batches, epoch: int) -> dict[str, float]:
     sums = Sums()
     # The same draws each epoch: the validation losses of two epochs then differ by the weights alone.
     with torch.no_grad(), evaluating(vae), seeded(0), pyro.validation_enabled(False):
-        for batch in batches:
+        for key in batches:
+            batch = transformed(batches.transform, batches.take(*key))
             terms = objective.all_terms(vae.model, vae.guide, *batch)
-            sums.add(terms, batch[0].shape[0])
+            sums.add(terms)
+            sums.n += batch[0].shape[0]
             if not math.isfinite(terms["loss"].item()):
                 raise FloatingPointError(_blame(vae, batch, f"epoch {epoch}, in the validation data"))
     return sums.mean()

@@ -192,4 +192,5 @@ def number_of_data(site: Site) -> Tensor | float:
 
 def sum_terms(terms: dict[str, Tensor]) -> Tensor:
     """The sum of all entries of all terms."""
-    return torch.stack([term.sum() for term in terms.values()]).sum() if terms else torch.zeros(())
+    sums = [term.sum() for term in terms.values()]
+    return torch.stack(sums).sum() if len(sums) > 1 else next(iter(sums), torch.zeros(()))
