@@ -323,7 +323,7 @@ def plot_trace(data: Any) -> Figure:
 
 
 def plot_rank(data: Any) -> Figure:
-    """Histogram of the ranks of each chain's draws among all, one panel a variable. By ArviZ.
+    """Histogram of the ranks of each chain's draws among all, one panel a variable. By ArviZ, whose 1.x draws ECDFs.
 
     Chains that have mixed have flat histograms.
 

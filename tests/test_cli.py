@@ -68,7 +68,7 @@ def test_the_overview_names_every_command(capsys):
     out = capsys.readouterr().out
     assert all(
         f"\n  {name} " in out
-        for name in ("demo", "fit", "evaluate", "generate", "report", "models", "objectives", "data")
+        for name in ("demo", "fit", "evaluate", "posterior", "generate", "report", "models", "objectives", "data")
     )
 
 
@@ -228,6 +228,22 @@ def test_report_of_one_run_and_of_two(run, tmp_path, capsys):
     text = (tmp_path / "both.html").read_text()
     assert "<h1>Two</h1>" in text and "not evaluated" in text and "seen from" not in text
     assert text.count("<img ") == 1 + 1 + 2 + 2  # curves, reconstructions, samples, latents
+
+
+def test_the_posterior_of_test_data_and_its_place_in_the_report(run, tmp_path, capsys):
+    words = ("-n", 2, "--num-samples", 10, "--warmup", 10, "--num-chains", 2)
+    ok("posterior", run, *words)
+    said = capsys.readouterr().out
+    assert "gap of the guide" in said and "p(z | x) of 2 data by batched-hmc: 2 chains of 10 draws" in said
+    with np.load(run / "posterior.npz") as arrays:
+        z = arrays["draws.z"]
+    assert z.shape == (2, 2, 10, 3) and np.allclose(np.linalg.norm(z, axis=-1), 1, atol=1e-5)
+    ok("report", run, "--out", tmp_path / "r.html")
+    (run / "posterior.npz").unlink()
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Markov chains" in text and "The guide is" in text
+    assert main(["posterior", str(run), "-n", "0"]) == 2
+    assert "expected within 1 and the 400 test data, got 0" in capsys.readouterr().err
 
 
 def test_images_of_ones_own_with_a_normal_likelihood(tmp_path):

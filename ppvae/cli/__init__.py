@@ -12,7 +12,7 @@ The options of a model are read from its ``__init__`` and those of training from
 said twice. torch is imported only by the commands that need it.
 
 A run is a folder with ``model.safetensors`` (see :func:`ppvae.load`), ``history.csv`` (nats per datum),
-``run.yaml`` (what was run) and, once evaluated, ``evaluation.json``.
+``run.yaml`` (what was run) and, once evaluated, ``evaluation.json``; ``ppvae posterior`` adds ``posterior.npz``.
 """
 
 import io
@@ -111,6 +111,31 @@ def evaluate(argv: Sequence[str]) -> None:
     measured = runs.measure(run, options.num_samples, options.seed)
     print(runs.text_table({run.resolve().name: measured}))
     print(f"Measured on {measured.test_data}. Wrote {run / 'evaluation.json'}")
+
+
+def posterior(argv: Sequence[str]) -> None:
+    """Sample p(z | x) of a few test data by Markov chains, and measure how far the guide is from it."""
+    parser = command_parser("posterior", "RUN", posterior)
+    parser.add_argument("run", type=str, help="folder of a run")
+    parser.add_argument("-n", type=int, default=8, help="how many of the test data, from the first on")
+    parser.add_argument(
+        "--method",
+        type=Literal["batched-hmc", "nuts", "hmc"],
+        default="batched-hmc",
+        metavar="NAME",
+        help="batched-hmc, all chains at once; or nuts, hmc, which are Pyro's, one chain after the other",
+    )
+    parser.add_argument("--num_samples", type=int, default=500, help="draws of each chain")
+    parser.add_argument("--warmup", type=int, default=500, help="transitions before them")
+    parser.add_argument("--num_chains", type=int, default=4, help="chains of each datum")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    options = parse(parser, argv)
+    from ppvae.cli import runs
+
+    run = Path(options.run)
+    kept = {name: options[name] for name in ("method", "num_samples", "warmup", "num_chains", "seed")}
+    print(runs.sample_posterior(run, options.n, **kept))
+    print(f"Wrote {run / 'posterior.npz'}; ppvae report {run} shows the chains")
 
 
 def generate(argv: Sequence[str]) -> None:
@@ -281,6 +306,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "demo": (demo, ""),
     "fit": (fit, "MODEL --data NAME|FILE --out FOLDER"),
     "evaluate": (evaluate, "RUN"),
+    "posterior": (posterior, "RUN"),
     "generate": (generate, "RUN --png FILE"),
     "report": (report, "RUN [RUN ...]"),
     "models": (models, ""),

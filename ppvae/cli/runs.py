@@ -29,7 +29,7 @@ from ppvae.infer.elbo import kl_terms, latents
 from ppvae.io import write
 
 #: Files whose presence makes a folder a run.
-FILES = ("run.yaml", "model.safetensors", "history.csv", "evaluation.json", "checkpoint.safetensors")
+FILES = ("run.yaml", "model.safetensors", "history.csv", "evaluation.json", "posterior.npz", "checkpoint.safetensors")
 #: Keys of the history that are shown at the end of training, and their names.
 SHOWN = {"elbo": "ELBO", "valid_elbo": "validation ELBO", "reconstruction": "reconstruction", "kl": "KL"}
 WHY = {"epochs": "", "patience": ", stopped as the validation loss fell no more"}
@@ -66,7 +66,8 @@ def train(parser: ArgumentParser, options: Namespace, out: Path) -> None:
     if result.best_epoch is None:
         raise KeyboardInterrupt  # before the end of the first epoch: there is nothing to keep
     out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluation.json").unlink(missing_ok=True)  # it was of the run that is replaced
+    for old in ("evaluation.json", "posterior.npz"):  # they were of the run that is replaced
+        (out / old).unlink(missing_ok=True)
     ppvae.save(vae, out / "model.safetensors")
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
@@ -139,6 +140,46 @@ def measure(run: Path, num_samples: int, seed: int) -> Measured:
     return measured
 
 
+def sample_posterior(run: Path, n: int, **options: Any) -> str:
+    """p(z | x) of the first n test data of the run, written to ``posterior.npz`` there; what it says, as a table."""
+    vae, ran = load(run)
+    x = _data_of(ran).test
+    if not 1 <= n <= len(x):
+        raise ValueError(f"-n: expected within 1 and the {len(x)} test data, got {n}")
+    found = ppvae.posterior(vae, x[:n], **options)
+    arrays: dict[str, Any] = {f"draws.{name}": value for name, value in found.draws.items()}
+    arrays |= {f"stats.{name}": value for name, value in found.sample_stats.items()}
+    if found.log_likelihood is not None:
+        arrays["log_weights"] = found.log_likelihood.log_weights
+    buffer = io.BytesIO()
+    np.savez(buffer, method=np.array(found.method), **arrays)
+    write_file(run / "posterior.npz", buffer.getvalue())
+    if found.log_likelihood is None:
+        return str(found)
+    rows = [["test datum", "log p(x)", "ELBO", "gap of the guide", "Pareto k", "R-hat"], ["", *["nats"] * 3, "", ""]]
+    for i in range(n):
+        gap = f"{found.gap[i]:.3f} ± {found.gap_error[i]:.3f}"
+        numbers = (found.log_likelihood.values[i], found.elbo[i])
+        rows.append([str(i), *map("{:.2f}".format, numbers), gap, f"{found.pareto_k[i]:.2f}", f"{found.r_hat[i]:.3f}"])
+    return f"{_aligned(rows)}\n\n{found}"
+
+
+def _sampled(file: Path) -> "ppvae.samplers.Posterior | None":
+    """What :func:`sample_posterior` wrote."""
+    if not file.exists():
+        return None
+    from ppvae.predict import LogLikelihood
+    from ppvae.samplers import Posterior
+
+    with np.load(file) as arrays:
+        draws, stats = (
+            {name.partition(".")[2]: arrays[name] for name in arrays.files if name.startswith(part)}
+            for part in ("draws.", "stats.")
+        )
+        ll = LogLikelihood(arrays["log_weights"]) if "log_weights" in arrays.files else None
+        return Posterior(draws, stats, ll, str(arrays["method"]))
+
+
 def generate(run: Path, n: int, sampler: str, sample: bool, seed: int | None) -> NDArray:
     """Data from the model of the run, of latents that the sampler finds by its training data."""
     vae, ran = load(run)
@@ -195,6 +236,7 @@ def report_run(name: str, run: Path) -> "ppvae.report.Run":
         kl=None if measured is None else measured.kl,
         test_data="" if measured is None else f"{measured.test_data}; {measured.num_samples} importance samples each",
         options=options | ran.get("versions", {}),
+        chains=_sampled(run / "posterior.npz"),
     )
 
 
@@ -269,6 +311,11 @@ def text_table(measured: Mapping[str, Measured]) -> str:
         estimates = ["{:.2f} ± {:.2f}".format(*mean_and_error(values)) for values in (m.values, m.elbo, m.kl)]
         share = f"{(m.pareto_k > 0.7).mean():.1%}"
         rows.append([name, *estimates, f"{np.median(m.ess):.0f} of {m.num_samples}", share])
+    return _aligned(rows)
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    """Columns of one width, with a line below the two rows of the head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
