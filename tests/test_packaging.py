@@ -36,6 +36,15 @@ def test_import_ppvae_loads_no_torch():
     assert not {"torch", "pyro", "numpy", "arviz", "geoopt", "scipy", "matplotlib"} & set(loaded)
 
 
+def test_a_first_model_loads_torch_and_pyro_and_nothing_else_that_is_heavy():
+    models = "ppvae.__path__.append('.'); " if in_a_bare_checkout() else ""
+    code = f"import sys, ppvae; {models}from ppvae.models import SphericalVAE; print(*sys.modules)"
+    loaded = set(python(code).split())
+    assert {"torch", "pyro"} <= loaded
+    heavy = {"arviz", "matplotlib", "geoopt", "scipy", "pandas", "xarray", "sklearn", "sympy", "jsonargparse"}
+    assert not (heavy | {"torch._dynamo", "torch._inductor"}) & loaded
+
+
 def test_listing_the_models_and_the_data_loads_no_torch():
     code = """
 import sys, runpy, ppvae

@@ -32,6 +32,12 @@ __all__ = ["D2", "FrameAverage"]
 D2 = ((1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0))
 
 
+def _d2(like: Tensor) -> Tensor:
+    """D2 as a tensor made on the device, without a copy from the host."""
+    eye = torch.eye(3, dtype=like.dtype, device=like.device)
+    return torch.cat([torch.ones_like(eye[:1]), 2 * eye - 1])
+
+
 class FrameAverage(TorchDistribution):
     r"""The law of R d, R ~ ``base`` and d uniform on D_2.
 
@@ -64,15 +70,13 @@ class FrameAverage(TorchDistribution):
         """Frames of shape ``sample_shape + batch_shape + (3, 3)``, without gradient."""
         with torch.no_grad():
             r = self.base.sample(Size(sample_shape))
-            d = torch.tensor(D2, dtype=r.dtype, device=r.device)
-            return r * d[torch.randint(4, r.shape[:-2], device=r.device)].unsqueeze(-2)
+            return r * _d2(r)[torch.randint(4, r.shape[:-2], device=r.device)].unsqueeze(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log of the average over the four sheets in nats, shape ``(...)`` for frames ``(..., 3, 3)``."""
         if self._validate_args:
             self._validate_sample(value)
-        d = torch.tensor(D2, dtype=value.dtype, device=value.device)
-        d = d.reshape(4, *(1,) * (max(value.dim() - 2, len(self.batch_shape)) + 1), 3)
+        d = _d2(value).reshape(4, *(1,) * (max(value.dim() - 2, len(self.batch_shape)) + 1), 3)
         return self.base.log_prob(value * d).logsumexp(0) - math.log(4)
 
 

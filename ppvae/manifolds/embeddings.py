@@ -159,7 +159,8 @@ def _search(f: Embedding, x: Tensor, bounded: bool, iterations: int) -> Tensor:
             "is tried on [0, 1]^n with n <= 3 alone"
         )
     z = torch.cat(starts)
-    halves = torch.tensor([0.0, 1.0, 0.5, 0.125, 0.015625], dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1)
+    i = torch.arange(4, dtype=x.dtype, device=x.device)
+    halves = torch.cat([torch.zeros_like(i[:1]), torch.exp2(-i * (i + 1) / 2)]).reshape(-1, 1, 1, 1)  # 0, 1, 1/2, 1/8, 1/64
 
     def residual(z: Tensor) -> Tensor:
         return (f(z) - x).square().sum(-1, keepdim=True)

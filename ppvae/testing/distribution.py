@@ -27,7 +27,7 @@ import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pyro
@@ -40,6 +40,8 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, biject_to, constraints, kl_divergence
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import normalize
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppvae.manifolds.circle import Circle
 from ppvae.manifolds.sphere import sphere
@@ -651,23 +653,27 @@ def _float32_samples(case: _Case) -> float:
     return figure
 
 
+def _log_prob_and_gradients(case: _Case, z: Tensor, *values: Tensor) -> list[Tensor]:
+    leaves = [v.detach().requires_grad_() for v in values]
+    log_q = case.make(**dict(zip(case.params, leaves, strict=True))).log_prob(z)
+    return [log_q.detach(), *_grads(log_q.sum(), leaves)]
+
+
+def _sample_and_gradients(case: _Case, *values: Tensor) -> list[Tensor]:
+    leaves = [v.detach().requires_grad_() for v in values]
+    law = case.make(**dict(zip(case.params, leaves, strict=True)))
+    z = (law.rsample if law.has_rsample else law.sample)(Size((4,)))
+    return [z.detach(), *_grads(z.sum(), leaves)]
+
+
 def _traceable(case: _Case) -> float:
-    values = list(case.params.values())
-
-    def log_prob(z: Tensor, *values: Tensor) -> list[Tensor]:
-        leaves = [v.detach().requires_grad_() for v in values]
-        log_q = case.make(**dict(zip(case.params, leaves, strict=True))).log_prob(z)
-        return [log_q.detach(), *_grads(log_q.sum(), leaves)]
-
-    def sample(*values: Tensor) -> list[Tensor]:
-        leaves = [v.detach().requires_grad_() for v in values]
-        law = case.make(**dict(zip(case.params, leaves, strict=True)))
-        z = (law.rsample if law.has_rsample else law.sample)(Size((4,)))
-        return [z.detach(), *_grads(z.sum(), leaves)]
-
-    figure = 0.0
-    for name, function, inputs in (("log_prob", log_prob, [case.z[:4], *values]), ("sample", sample, values)):
-        graph = make_fx(function)(*inputs)
+    values, figure = list(case.params.values()), 0.0
+    for name, function, inputs in (
+        ("log_prob", partial(_log_prob_and_gradients, case), [case.z[:4], *values]),
+        ("sample", partial(_sample_and_gradients, case), values),
+    ):
+        # Fake tensors have no values to branch on. A law of the caller may hold tensors that are none.
+        graph = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
         with _seeded(case.seed, case.devices):
             eager = function(*inputs)
         with _seeded(case.seed, case.devices):
@@ -675,6 +681,55 @@ def _traceable(case: _Case) -> float:
         for a, b in zip(traced, eager, strict=True):
             figure = max(figure, _relative(f"the traced {name}", a, b, b.abs().clamp_min(1), 1e-9))
     return figure
+
+
+# What waits for the device to hand a value or a shape to the host; of linear algebra what does so on CUDA.
+WAITS = {
+    *("_local_scalar_dense", "item", "equal", "is_nonzero", "nonzero", "masked_select", "unique_dim", "_unique2"),
+    *("unique_consecutive", "repeat_interleave", "bincount", "multinomial", "_linalg_check_errors", "_linalg_svd"),
+    *("linalg_qr", "_linalg_eigh", "linalg_eig", "linalg_matrix_exp"),
+}
+
+
+class _Waits(TorchDispatchMode):
+    """Raise where an operation waits for the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.__name__.split(".")[0]
+        masks = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        _expect(not masks and name not in WAITS, "nothing that waits for the device", func.__name__)
+        if name in ("_sample_dirichlet", "_dirichlet_grad"):  # which torch has not told the shape of the result
+            return torch.empty_like(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+class _HostNumbers(TorchFunctionMode):
+    """Raise where numbers of the host become a tensor: on a GPU each is a copy that waits, and no graph captures it."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        makes = func in (torch.tensor, torch.as_tensor, torch.from_numpy, torch.Tensor.new_tensor)
+        _expect(
+            not makes or isinstance(args[-1], Tensor),
+            "tensors made on the device, e.g. by torch.full or torch.arange",
+            f"{getattr(func, '__name__', func)} of {args[-1] if args else kwargs}",
+        )
+        return func(*args, **(kwargs or {}))
+
+
+def _on_a_device(case: _Case) -> float:
+    if not case.params:
+        raise _Skip("no params to set the device by")
+    z, *values = (t.to("meta") for t in (case.z[:4], *case.params.values()))
+    try:
+        with _Waits(), _HostNumbers():
+            outputs = _log_prob_and_gradients(case, z, *values) + _sample_and_gradients(case, *values)
+    except NotImplementedError as error:
+        if "Meta" not in str(error):
+            raise
+        raise _Skip(f"an operation that torch does not know on its meta device: {error}") from error
+    left = [t.device.type for t in outputs if t.device.type != "meta"]
+    _expect(not left, "results on the device of the parameters", left)
+    return 0.0
 
 
 # Name of the check, the check, whether arguments are validated meanwhile. Validation branches on values,
@@ -700,6 +755,7 @@ CHECKS: dict[str, tuple[Callable[[_Case], float], bool]] = {
     "float32": (_float32, False),
     "float32 samples": (_float32_samples, False),
     "traceable": (_traceable, False),
+    "on a device": (_on_a_device, False),
 }
 
 
@@ -732,8 +788,9 @@ def check_distribution(
     float32 and float64); ``mass`` (one); ``sampler`` (E f of samples and of the density); ``moments``;
     ``entropy``; ``kl``; ``isometry``; ``log_prob gradient`` (against differences); ``score`` (has mean zero);
     ``pathwise gradient`` (equals the score gradient of E f); ``float32`` (log_prob and entropy); ``float32
-    samples``; ``traceable`` (log_prob and sample with their gradients by ``make_fx``, so that nothing
-    branches on values or waits for the device).
+    samples``; ``traceable`` (log_prob and sample with their gradients by ``make_fx`` from fake tensors, so
+    that nothing branches on values); ``on a device`` (the same on torch's meta device: nothing waits for the
+    device, is copied from the host or stays there, so that a CUDA graph can hold it).
 
     The integrals of ``mass`` and ``sampler`` are taken by quadrature on S^1 and S^2 and by importance
     sampling from ``proposal`` elsewhere. All else needs the law alone. Each check runs from its own seed;

@@ -2,12 +2,21 @@
 
 from collections.abc import Callable
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ppvae.distributions import HypersphericalUniform, PowerSpherical, SO3Uniform, VonMisesFisher
+from ppvae.distributions import (
+    FrameAverage,
+    HypersphericalUniform,
+    MatrixFisher,
+    PowerSpherical,
+    SO3Uniform,
+    VonMisesFisher,
+)
+from ppvae.distributions.continuous_bernoulli import ContinuousBernoulli
 from ppvae.manifolds.sphere import rotate_from_pole
 from ppvae.testing import check_distribution
 
@@ -24,7 +33,7 @@ ROTATION = torch.matrix_exp(torch.tensor([[0.0, -1.0, 2.0], [1.0, 0.0, -0.5], [-
 def uniform(m: int) -> dict:
     law, rotation = HypersphericalUniform(m, dtype=torch.float64), torch.linalg.qr(random_points(m, m))[0]
     return {
-        "make": lambda like: HypersphericalUniform(m, (2,), dtype=like.dtype),
+        "make": lambda like: HypersphericalUniform(m, (2,), dtype=like.dtype, device=like.device),
         "params": {"like": torch.zeros(())},
         "proposal": law if m > 3 else None,
         "isometry": (lambda z: z @ rotation.T, {}),
@@ -84,11 +93,41 @@ def laws() -> dict[str, dict]:
         PowerSpherical, 16, lambda loc, k: VonMisesFisher(loc, 0.35 * k)
     )
     found["SO3Uniform"] = {
-        "make": lambda like: SO3Uniform((2,), dtype=like.dtype),
+        "make": lambda like: SO3Uniform((2,), dtype=like.dtype, device=like.device),
         "params": {"like": torch.zeros(())},
         "proposal": SO3Uniform(dtype=torch.float64),
         "isometry": (lambda z: ROTATION @ z @ ROTATION.T, {}),
         "kl_to": [SO3Uniform(dtype=torch.float64)],
+    }
+    f = (
+        torch.tensor([1.0, 4.0]).double()[:, None, None]
+        * ROTATION
+        @ torch.diag(torch.tensor([1.0, 0.5, -0.2])).double()
+    )
+    found["FrameAverage"] = {
+        "make": lambda concentration: FrameAverage(MatrixFisher(concentration)),
+        "params": {"concentration": f},
+        "proposal": SO3Uniform(dtype=torch.float64),
+        "isometry": (lambda z: ROTATION @ z, {"concentration": ROTATION @ f}),
+        "points": lambda law: law.base.mode[None],
+        "num_samples": 2**12,
+        "skip": {
+            "argument validation": "its argument is a law",
+            "moments": "has none",
+            "entropy": "has none",
+            "kl": "has none",
+            "pathwise gradient": "samples carry none",
+            "score": "a test of the law of its argument",
+        },
+    }
+    found["ContinuousBernoulli"] = {
+        "make": ContinuousBernoulli,
+        "params": {"logits": torch.tensor([-6.0, -2.0, 0.0, 1e-3, 0.4, 4.0])},
+        "proposal": dist.Uniform(torch.zeros(()).double(), torch.ones(()).double()),
+        "isometry": (lambda z: 1 - z, {"logits": torch.tensor([6.0, 2.0, 0.0, -1e-3, -0.4, -4.0])}),
+        "grid": [{"logits": torch.tensor([-1e4, -1e-8, 1e-8, 1e4])}],
+        "points": lambda law: torch.linspace(0, 1, 5).to(law.logits)[:, None].expand(-1, *law.batch_shape),
+        "skip": {"kl": "none is registered"},
     }
     return found
 

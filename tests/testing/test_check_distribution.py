@@ -50,11 +50,11 @@ class Fisher(dist.TorchDistribution):
         return self.cosine.unsqueeze(-1) * self.loc
 
     def angle(self, shape):
-        return 2 * math.pi * torch.rand(shape, dtype=self.loc.dtype)
+        return 2 * math.pi * torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
 
     def rsample(self, sample_shape=()):
         shape = self._extended_shape(Size(sample_shape))[:-1]
-        u, k, t = torch.rand(shape, dtype=self.loc.dtype), self.concentration, self.angle(shape)
+        u, k, t = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device), self.concentration, self.angle(shape)
         w = 1 + torch.log(u + (1 - u) * torch.exp(-2 * k)) / k
         r = ((1 - w) * (1 + w)).clamp_min(torch.finfo(w.dtype).tiny).sqrt()  # the root has no slope at 0
         return rotate_from_pole(torch.stack([w, r * t.cos(), r * t.sin()], -1), self.loc)
@@ -260,6 +260,36 @@ class Loop(Fisher):
                 return z
 
 
+class Masked(Fisher):
+    """The shape of what is taken depends on values."""
+
+    def log_prob(self, value):
+        out = super().log_prob(value)
+        far = (value - self.loc).square().sum(-1) > 1e9
+        return out.index_put((far,), out[far])
+
+
+class HostConstant(Fisher):
+    """A number that is sent from the host each time."""
+
+    def log_normalizer(self):
+        return super().log_normalizer() + torch.tensor([0.0], dtype=self.loc.dtype, device=self.loc.device)
+
+
+class HostTensor(Fisher):
+    """Drawn on the CPU, wherever the parameters are."""
+
+    def angle(self, shape):
+        return 2 * math.pi * torch.rand(shape, dtype=self.loc.dtype, device="cpu")
+
+
+class Decomposed(Fisher):
+    """A decomposition that waits for the device on CUDA, and changes nothing."""
+
+    def log_normalizer(self):
+        return super().log_normalizer() * torch.linalg.svd(torch.eye(3).to(self.loc))[1][0]
+
+
 class Anisotropic(Fisher):
     """Its axes are fixed in space, so it is another law after a rotation."""
 
@@ -328,6 +358,10 @@ def test_a_right_law_passes_from_any_seed(seed):
         (Float32Cancellation, "float32"),
         (HostSync, "traceable"),
         (Loop, "traceable"),
+        (Masked, "on a device"),
+        (HostConstant, "on a device"),
+        (HostTensor, "on a device"),
+        (Decomposed, "on a device"),
     ],
 )
 def test_a_wrong_law_is_caught(family, check):
