@@ -47,6 +47,7 @@ References:
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
@@ -74,11 +75,22 @@ TINY = 1e-30
 
 
 def _fejer(nodes: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of Fejer's first rule on [0, 1], computed where they are used: no copy to the device."""
+    """Nodes and weights of Fejer's first rule on [0, 1]."""
+    if device.type == "cpu":
+        rule = torch.tensor(_fejer_numbers(nodes), dtype=dtype)
+        return rule[0], rule[1]
+    # Computed where they are used: a table would be a copy to the device, which waits.
     angle = (torch.arange(nodes, dtype=dtype, device=device) + 0.5) * (math.pi / nodes)
     j = torch.arange(1, nodes // 2 + 1, dtype=dtype, device=device)
     weights = (1 - 2 * ((2 * j * angle.unsqueeze(-1)).cos() / (4 * j * j - 1)).sum(-1)) / nodes
     return torch.sin(0.5 * angle).square(), weights
+
+
+@lru_cache
+def _fejer_numbers(nodes: int) -> tuple[list[float], list[float]]:
+    angles = [math.pi * (i + 0.5) / nodes for i in range(nodes)]
+    sums = [sum(math.cos(2 * j * a) / (4 * j * j - 1) for j in range(1, nodes // 2 + 1)) for a in angles]
+    return [math.sin(0.5 * a) ** 2 for a in angles], [(1 - 2 * s) / nodes for s in sums]
 
 
 def _log_sinhc_scaled(x: Tensor) -> Tensor:
@@ -266,22 +278,47 @@ class VonMisesFisher(TorchDistribution):
         return below, 2 - below
 
     def _reject(self, k: Tensor) -> tuple[Tensor, Tensor]:
-        """1 - w and 1 + w of the first accepted proposal."""
+        """1 - w and 1 + w of the first accepted proposal, NaN where there is none.
+
+        Of n concentrations no more than 0.35^3 n are expected to refuse three proposals. Where n is large the other
+        proposals are drawn for that many, and nine standard deviations more, alone.
+        """
+        n, few = k.numel(), 3
+        share = 0.35**few
+        second = math.ceil(share * n + 9 * math.sqrt(share * n) + 30)
+        if PROPOSALS * n < 2 * (few * n + PROPOSALS * second):
+            return self._first_accepted(k, PROPOSALS)
+        flat = k.reshape(-1)
+        below, above = self._first_accepted(flat, few)
+        refused = below.isnan()
+        place = refused.cumsum(0) - 1
+        beyond = ~refused | (place >= second)
+        # The places of those that are not drawn again fall on one more, which is left out.
+        rows = torch.zeros_like(place[:1]).expand(second + 1)
+        rows = rows.scatter(0, place.masked_fill(beyond, second), torch.arange(n, device=k.device))[:second]
+        again = self._first_accepted(flat[rows], PROPOSALS - few)
+        place = place.masked_fill(beyond, 0)
+        below, above = (torch.where(beyond, a, b[place]) for a, b in zip((below, above), again, strict=True))
+        return below.reshape(k.shape), above.reshape(k.shape)
+
+    def _first_accepted(self, k: Tensor, proposals: int) -> tuple[Tensor, Tensor]:
+        """1 - w and 1 + w of the first accepted of so many proposals."""
         m = self.dim
-        u, v, turn = torch.rand((3, PROPOSALS, *k.shape), dtype=k.dtype, device=k.device).unbind(0)
+        u, v, turn = torch.rand((3, proposals, *k.shape), dtype=k.dtype, device=k.device).unbind(0)
         # e = (1 + r cos(2 pi turn)) / 2 with 1 - r^2 = v^{2/(m-2)}, and 1 - e, each without a difference [5].
-        log_rest = 2 * v.log() / (m - 2) if m > 2 else torch.full_like(v, -math.inf)
-        r = (-torch.expm1(log_rest)).sqrt()
+        log_rest = 2 / (m - 2) * v.log() if m > 2 else torch.full_like(v, -math.inf)
+        r = torch.expm1(log_rest).neg().sqrt()
         rest = 0.5 * log_rest.exp() / (1 + r)
-        e, not_e = rest + r * (math.pi * turn).cos().square(), rest + r * (math.pi * turn).sin().square()
+        turn = math.pi * turn
+        e, not_e = torch.addcmul(rest, r, turn.cos().square()), torch.addcmul(rest, r, turn.sin().square())
         b = (m - 1) / (2 * k + (4 * k * k + (m - 1) ** 2).sqrt())
-        scale = 2 / (not_e + b * e)
-        below, above = b * e * scale, not_e * scale
+        below = 2 * b * e / (not_e + b * e)
         lead = k / (m - 1) * (2 * b / (1 + b) - below)
         accepted = (m - 1) * (lead + torch.log1p(-lead)) >= u.log()
         first = accepted.byte().argmax(0, keepdim=True)
-        below, above = (torch.where(accepted, a, math.nan).gather(0, first).squeeze(0) for a in (below, above))
-        return below, above
+        e, not_e, below, accepted = (a.gather(0, first).squeeze(0) for a in (e, not_e, below, accepted))
+        above = 2 * not_e / (not_e + b * e)
+        return torch.where(accepted, below, math.nan), torch.where(accepted, above, math.nan)
 
 
 @register_kl(VonMisesFisher, HypersphericalUniform)
