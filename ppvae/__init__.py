@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ppvae.diagnostics import to_inference_data
     from ppvae.io import load, save
     from ppvae.predict import decode, encode, generate, guide_laws, log_likelihood, reconstruct
+    from ppvae.samplers.metric import riemannian_metric
     from ppvae.samplers.posterior import posterior
     from ppvae.train import fit
 
@@ -26,6 +27,7 @@ __all__ = [
     "log_likelihood",
     "posterior",
     "reconstruct",
+    "riemannian_metric",
     "save",
     "to_inference_data",
 ]
@@ -40,6 +42,7 @@ _FUNCTIONS = {
     "reconstruct": "predict",
     "log_likelihood": "predict",
     "posterior": "samplers.posterior",
+    "riemannian_metric": "samplers.metric",
     "save": "io",
     "load": "io",
     "to_inference_data": "diagnostics",

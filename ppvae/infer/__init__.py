@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ppvae.infer.enumerated import EnumeratedELBO
     from ppvae.infer.equivariance import Continuity, Equivariance
     from ppvae.infer.handlers import CenterMessenger, PriorMessenger
+    from ppvae.infer.independence import Cycle, IndependenceMetropolis
     from ppvae.infer.info_vae import InfoVAE_ELBO
     from ppvae.infer.invariance import Invariance
     from ppvae.infer.iwae import IWAE_ELBO
@@ -36,9 +37,11 @@ __all__ = [
     "Capacity_ELBO",
     "CenterMessenger",
     "Continuity",
+    "Cycle",
     "EnumeratedELBO",
     "Equivariance",
     "FreeBits_ELBO",
+    "IndependenceMetropolis",
     "InfoVAE_ELBO",
     "Invariance",
     "InverseMultiquadric",
@@ -68,6 +71,7 @@ _FILES = {
     "enumerated": ("EnumeratedELBO",),
     "equivariance": ("Continuity", "Equivariance"),
     "handlers": ("CenterMessenger", "PriorMessenger"),
+    "independence": ("Cycle", "IndependenceMetropolis"),
     "info_vae": ("InfoVAE_ELBO",),
     "invariance": ("Invariance",),
     "iwae": ("IWAE_ELBO",),

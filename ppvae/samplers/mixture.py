@@ -67,7 +67,7 @@ def fit_mixture(
     # A component with fewer than d + 1 points would have a singular covariance, and an infinite likelihood.
     floor = 1e-6 * (variance if variance > 0 else torch.ones_like(variance)) * torch.eye(d).to(z)
     with seeded(seed):
-        centers = _far_apart(z, num_components)
+        centers = z[far_apart(z, num_components)]
     r = torch.nn.functional.one_hot(torch.cdist(z, centers).argmin(1), num_components).to(z)
     before = -torch.inf
     for _ in range(max_steps):
@@ -96,8 +96,8 @@ def fit_mixture(
     return law
 
 
-def _far_apart(z: Tensor, k: int) -> Tensor:
-    """k of the points, each drawn in proportion to its squared distance from those before it (k-means++).
+def far_apart(z: Tensor, k: int) -> Tensor:
+    """The rows of k of the points, each drawn in proportion to its squared distance from those before it (k-means++).
 
     Source: Arthur and Vassilvitskii (2007), https://dl.acm.org/doi/10.5555/1283383.1283494
     """
@@ -108,4 +108,4 @@ def _far_apart(z: Tensor, k: int) -> Tensor:
         weight = square if square.max() > 0 else torch.ones_like(square)
         chosen.append(int(torch.multinomial(weight, 1)))
         square = torch.minimum(square, (z - z[chosen[-1]]).square().sum(1))
-    return z[chosen]
+    return torch.tensor(chosen, device=z.device)

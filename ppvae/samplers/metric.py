@@ -1,0 +1,103 @@
+"""Metrics of the latent space of a trained VAE."""
+
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import Independent, MultivariateNormal, Normal
+
+from ppvae.arrays import VAE, check_finite, check_pair, evaluating, own_store, seeded, to_tensors
+from ppvae.infer.elbo import latents
+from ppvae.manifolds import PosteriorCovarianceMetric
+from ppvae.samplers.centroids import k_means, k_medoids
+
+__all__ = ["riemannian_metric"]
+
+
+def riemannian_metric(
+    vae: VAE,
+    data: Any,
+    num_centroids: int = 100,
+    centroids: Literal["k-medoids", "k-means", "random", "all"] = "k-medoids",
+    temperature: float | None = None,
+    regularization: float = 0.01,
+    decay: float = 0.0,
+    *,
+    seed: int | None = 0,
+    batch_size: int = 4096,
+) -> PosteriorCovarianceMetric:
+    r"""The metric of the posterior covariances of a trained VAE with one Gaussian latent.
+
+    .. math::
+        G(z) = \sum_i \Sigma(x_i)^{-1} \omega_i(z) + \lambda e^{-\tau |z|^2} I, \qquad
+        \omega_i(z) = \exp\left( -(z - \mu(x_i))^\top \Sigma(x_i)^{-1} (z - \mu(x_i)) / \rho^2 \right)
+
+    with the sum over the centroids, a choice of the embeddings :math:`\mu(x_i)` of the data.
+
+    :param vae: a model/guide pair whose guide has one latent, diagonal normal or multivariate normal.
+    :param data: x, shape (n, *vae.shape), or a tuple (x, *given).
+    :param num_centroids: N; not read with ``centroids="all"``.
+    :param centroids: which embeddings: medoids, those nearest to means, a random choice, or all.
+    :param temperature: :math:`\rho`; where None, the largest distance of a centroid to the nearest other one.
+    :param regularization: :math:`\lambda`.
+    :param decay: :math:`\tau`.
+    :param seed: seed of the choice; where None the global generator is used and moved.
+    :raises ValueError: if the guide has several latents or one that is not Gaussian, or the data are fewer than N.
+
+    Source: Chadebec and Allassonnière (2022), https://arxiv.org/abs/2209.07370, algorithm 1
+    """
+    mean, precision = _gaussian(vae, data, batch_size)
+    chosen = _choose(mean, num_centroids, centroids, seed)
+    return PosteriorCovarianceMetric(mean[chosen], precision[chosen], temperature, regularization, decay)
+
+
+def _choose(mean: Tensor, N: int, how: str, seed: int | None) -> Tensor:
+    n = mean.shape[0]
+    if how == "all":
+        return torch.arange(n, device=mean.device)
+    ways = {
+        "k-medoids": k_medoids,
+        "k-means": k_means,
+        "random": lambda z, k: torch.randperm(len(z))[:k].sort().values.to(z.device),
+    }
+    if how not in ways:
+        raise ValueError(f'centroids: expected "k-medoids", "k-means", "random" or "all", got {how!r}')
+    if not 1 <= N <= n:
+        raise ValueError(f"num_centroids: expected within 1 and the {n} data, got {N}")
+    with seeded(seed):
+        return ways[how](mean, N)
+
+
+def _gaussian(vae: VAE, data: Any, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Means (n, d) and precisions (n, d) or (n, d, d) of the guide's laws."""
+    check_pair(vae)
+    tensors = to_tensors(vae, data)
+    check_finite(tensors[0])
+    means, precisions = [], []
+    with own_store(), evaluating(vae), torch.no_grad(), pyro.validation_enabled(False), seeded(0):
+        for start in range(0, tensors[0].shape[0], batch_size):
+            batch = [tensor[start : start + batch_size] for tensor in tensors]
+            sites = list(latents(poutine.trace(vae.guide).get_trace(*batch)))
+            if len(sites) != 1:
+                raise ValueError(
+                    f"riemannian_metric: expected a guide with one latent, got {', '.join(s['name'] for s in sites)}"
+                )
+            law: Any = sites[0]["fn"]
+            base = law
+            while isinstance(base, Independent):
+                base = base.base_dist
+            rows = (len(batch[0]), *law.event_shape)
+            if isinstance(base, Normal) and len(law.event_shape) == 1:
+                means.append(base.loc.expand(rows))
+                precisions.append(base.scale.expand(rows) ** -2)
+            elif isinstance(base, MultivariateNormal):
+                means.append(base.loc.expand(rows))
+                precisions.append(base.precision_matrix.expand(*rows, rows[-1]))
+            else:
+                raise ValueError(
+                    f"riemannian_metric: expected a normal or multivariate normal guide on R^d at site "
+                    f"{sites[0]['name']}, got {type(base).__name__} with event shape {tuple(law.event_shape)}"
+                )
+    return torch.cat(means), torch.cat(precisions)
