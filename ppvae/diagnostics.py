@@ -140,6 +140,11 @@ def _read(chains: Any) -> tuple[dict[str, NDArray], dict[str, NDArray], dict[str
     if kept:
         stats = {name: _array(value) for name, value in kept.items()}
         if next(iter(stats.values())).shape != (C, S):  # Pyro's own MCMC took the chains for a dimension of the draws
+            if C > 1:
+                raise ValueError(
+                    "chains: expected num_chains=1 of a kernel whose parameters have the chains as a dimension, "
+                    f"got {C}; use ppvae.infer.BatchedMCMC"
+                )
             draws = {name: value[0].swapaxes(0, 1) for name, value in draws.items()}
         return draws, stats, {}
     found = chains.diagnostics()
@@ -174,6 +179,8 @@ class Convergence:
     :param ess: effective sample size, (sd / error)^2. ArviZ's own can be too large for many short chains whose
         draws alternate.
     :param r_hat: rank-normalised split R-hat [1]; a single chain is taken for two. NaN with fewer than 4 draws.
+        It asks whether each chain by itself is long enough: chains of a few dozen draws exceed 1.01, and yet the mean
+        of hundreds of them can be as good as its error says.
     :param moved: root mean square distance of draws half a chain apart, in units of that of independent draws: 1 where
         the chain forgets its beginning, 0 where it stands.
     :param stuck: for each chain, whether all its draws are equal.

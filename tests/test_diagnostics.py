@@ -190,6 +190,20 @@ def test_the_chains_of_the_batched_kernel():
     assert ppvae.to_inference_data(data) is data
 
 
+def test_a_batched_kernel_in_several_chains_of_pyro_is_refused():
+    from pyro.infer import MCMC
+
+    from ppvae.infer import BatchedHMC
+
+    kernel = BatchedHMC(potential_fn=gaussian, seed=0)
+    with pytest.warns(UserWarning, match="available_cpu"):
+        mcmc = MCMC(kernel, 5, 5, {"z": torch.zeros(99, 6, 3)}, num_chains=99, disable_progbar=True)
+    mcmc.sampler.num_chains = mcmc.num_chains = 2
+    mcmc.run()
+    with pytest.raises(ValueError, match="expected num_chains=1"):
+        ppvae.to_inference_data(mcmc)
+
+
 def test_the_chains_of_pyros_own_kernels():
     from pyro.infer import HMC, MCMC
 

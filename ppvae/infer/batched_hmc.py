@@ -99,7 +99,7 @@ class BatchedHMC(MCMCKernel):
         *,
         step_size: float = 0.1,
         num_steps: int = 10,
-        jitter: float = 0.2,
+        jitter: float = 0.5,
         adapt_step_size: bool = True,
         adapt_mass_matrix: bool = True,
         target_accept_prob: float = 0.8,
@@ -176,7 +176,6 @@ class BatchedHMC(MCMCKernel):
         self._step_size = self._q.new_full((G,), self._first_step_size)
         self._v = torch.ones_like(self._q[: self.num_targets])
         self._moments: list[Tensor] = []
-        self._accepted = 0.0
         self._stats = {name: [] for name in ("acceptance_rate", "step_size", "energy", "lp", "diverging")}
         self._search()
 
@@ -192,6 +191,11 @@ class BatchedHMC(MCMCKernel):
         self._t += 1
         self._last = self._unpack(self._q)
         return dict(self._last)
+
+    def cleanup(self) -> None:
+        """Forget where a model's chains began: the next run finds starts of its own. What was recorded stays."""
+        if self.model is not None:
+            self._initial_params = None
 
     def logging(self) -> dict[str, str]:
         """What the progress bar shows: the median step size, and the mean acceptance of the last transition."""
@@ -276,7 +280,8 @@ class BatchedHMC(MCMCKernel):
         self._last = self._unpack(self._q)
 
     def _pack(self, params: Params) -> Tensor:
-        return torch.cat([params[name].reshape(params[name].shape[0], -1) for name in self._shapes], 1)
+        parts = [params[name].reshape(params[name].shape[0], -1) for name in self._shapes]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _unpack(self, q: Tensor) -> dict[str, Tensor]:
         parts = q.split([shape.numel() for shape in self._shapes.values()], 1)

@@ -20,6 +20,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import index
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -64,7 +65,8 @@ class Posterior:
         return next(iter(self.draws.values())).shape[0]
 
     def __getitem__(self, rows: int | slice) -> "Posterior":
-        if isinstance(rows, int):
+        if not isinstance(rows, slice):
+            rows = index(rows)
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"posterior of {len(self)} data: no datum {rows}")
             rows = slice(rows, rows + 1 or None)

@@ -140,6 +140,23 @@ def test_acceptance_goes_to_one_with_the_step():
     assert rates[2] < 1e-3
 
 
+def test_jitter_keeps_a_trajectory_from_being_a_period():
+    """L steps of a harmonic oscillator that come back to where they began: cos(2 pi / L) = 1 - e^2 / 2."""
+    L = 20
+    moved = []
+    for jitter in (0.0, 0.5):
+        kernel = BatchedHMC(
+            potential_fn=lambda q: (q["z"] ** 2).sum(-1) / 2,
+            step_size=2 * math.sin(math.pi / L),
+            num_steps=L,
+            jitter=jitter,
+            seed=0,
+        )
+        z = run(kernel, starts(100, 1), draws=20, warmup=0).get_samples(group_by_chain=True)["z"]
+        moved.append(float((z[:, -1] - z[:, 0]).square().mean().sqrt()))
+    assert moved[0] < 1e-10 and moved[1] > 1
+
+
 def test_one_gradient_for_each_step():
     calls = []
 
@@ -213,7 +230,8 @@ def test_through_pyros_own_mcmc():
     assert z.shape == (60, 30, 3)  # draws, chains, event
     ours = run(BatchedHMC(potential_fn=gaussian, seed=0), starts(30), 60, 60).get_samples(group_by_chain=True)["z"]
     assert torch.equal(z.transpose(0, 1), ours)
-    assert mcmc.diagnostics()["acceptance rate"]["chain 0"] == pytest.approx(0.8, abs=0.08)
+    rate = float(kernel.sample_stats["acceptance_rate"].mean())
+    assert mcmc.diagnostics()["acceptance rate"]["chain 0"] == pytest.approx(rate) and 0.6 < rate < 0.95
     assert kernel.sample_stats["energy"].shape == (30, 60)
 
 
