@@ -20,7 +20,8 @@ a mixture of Betas that lies on both sides of a seam,
 
     p(c) = 1 / K,    q(c, z_hid | x) = q(c | x) q(z_hid | x, c),    z = f((corner_c + z_hid) / cells)
 
-and f need be smooth within each cell alone. The chart c is summed out: fit(..., objective=EnumeratedELBO()).
+and f need be smooth within each cell alone. The chart c is summed out: fit(..., objective=EnumeratedELBO()). Like
+every mixture it has local optima: where sigma is small one chart can take a datum before the others have come near.
 
 References:
     [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models
@@ -127,18 +128,14 @@ class ManifoldVAE(nn.Module):
         off, change = invariance(self.embedding, action, like)
         if not max(off, change) <= tolerance:
             raise ValueError(
-                f"action: expected f#U invariant under {type(action).__name__} within tolerance={tolerance:g}, "
-                "but its log "
-                f"density changes by up to {change:.3g} nats and the manifold is left by {off:.3g} of its size; "
-                "without "
-                "invariance the KL and log-likelihoods are wrong by as much: take another f or group, or a "
+                f"action: expected f#U invariant under {type(action).__name__} within tolerance={tolerance:g}, but its "
+                f"log density changes by up to {change:.3g} nats and the manifold is left by {off:.3g} of its size; "
+                "without invariance the KL and log-likelihoods are wrong by as much: take another f or group, or a "
                 "tolerance you accept"
             )
 
     def embed(self, z_hid: Tensor, g: Tensor, c: Tensor | None = None) -> Tensor:
-        """z of shape (..., m): f(z_hid) in chart c, turned by the group element of the features g where there is an
-        action.
-        """
+        """z of shape (..., m): f(z_hid) in chart c, turned by the group element of features g if there is an action."""
         z = self.embedding(z_hid if c is None else (self.corners[c] + z_hid) / self.cells)
         return self.action(g, z) if self.action else z
 
@@ -148,9 +145,7 @@ class ManifoldVAE(nn.Module):
         return h.unflatten(-1, (self.charts, -1)), g, logits
 
     def latent(self, x: Tensor) -> Tensor:
-        """The point of the manifold that stands for q(z | x), of shape (..., m): the centre of the most probable
-        chart's law.
-        """
+        """Where q(z | x) is centred on the manifold, shape (..., m); of an atlas the law of the likeliest chart."""
         h, g, logits = self.encode(x)
         c = logits.argmax(-1) if self.cells is not None else None
         return self.embed(center(self.head(_chart(h, c))), g, c)

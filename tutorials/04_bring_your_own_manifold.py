@@ -1,11 +1,9 @@
 # %% [markdown]
 # # How do I use a latent manifold that nobody has written down for me?
 #
-# Embedding reparameterisation (Golikov and Kretov, 2018, https://arxiv.org/abs/1812.05769) needs of a manifold no
-# more than a map f from
-# [0, 1]^n into R^m: sample z_hid on the box, decode f(z_hid). The KL is taken on the box, where it is known in closed
-# form, and the
-# law on the manifold has the density
+# Embedding reparameterisation (Golikov and Kretov, 2018, https://arxiv.org/abs/1812.05769) needs of a manifold no more
+# than a map f from [0, 1]^n into R^m: sample z_hid on the box, decode f(z_hid). The KL is taken on the box, where it is
+# known in closed form, and the law on the manifold has the density
 #
 # $$p_M(f(z)) = p(z) \, (\det J^T J)^{-1/2}, \qquad J = \partial f / \partial z.$$
 #
@@ -37,9 +35,8 @@ out.mkdir(parents=True, exist_ok=True)
 # %% [markdown]
 # ## A sampler in ten lines
 #
-# The manifold is a trefoil knot, a closed curve in R^3. Imagine that this function is a simulator: points come out,
-# and nothing else is
-# known.
+# The manifold is a trefoil knot, a closed curve in R^3. Imagine that this function is a simulator: points come out, and
+# nothing else is known.
 
 
 # %%
@@ -52,9 +49,8 @@ def knot(n: int, seed: int) -> np.ndarray:
 # %% [markdown]
 # ## An embedding from points alone
 #
-# A Wasserstein auto-encoder with codes in [0, 1] learns it: its decoder is f. The reconstruction keeps f injective,
-# the divergence
-# spreads the codes evenly, so that f takes the uniform law to the law of the points.
+# A Wasserstein auto-encoder with codes in [0, 1] learns it: its decoder is f. The reconstruction keeps f injective, the
+# divergence spreads the codes evenly, so that f takes the uniform law to the law of the points.
 
 # %%
 torch.manual_seed(0)
@@ -72,15 +68,15 @@ ppvae.fit(
 )
 
 # %% [markdown]
-# Is it an embedding? A closed curve is not the image of an interval: f has to leave a gap or to overlap, and the
-# report says which.
+# Is it an embedding? A closed curve is not the image of an interval: f has to leave a gap or to overlap, and the report
+# says which.
 
 # %%
 print(embedding_report(f, knot(4096, 1), num_samples=300 if short else 2000, permutations=50 if short else 500))
 
 # %% [markdown]
-# The law of f(z) has a density along the curve. The mass between neighbouring points is density times length, and
-# sums to one.
+# The law of f(z) has a density along the curve. The mass between neighbouring points is density times length, and sums
+# to one.
 
 # %%
 uniform = dist.Uniform(torch.zeros(1), torch.ones(1)).to_event(1)
@@ -96,8 +92,7 @@ print(f"length of f([0, 1]): {length.sum():.3f}, mass {mass:.4f}")
 # ## A VAE on it
 #
 # The data are pictures that a fixed random network makes of points of the knot, with known noise. In the VAE f is
-# frozen: encoder, decoder
-# and the Beta posterior on [0, 1] are trained.
+# frozen: encoder, decoder and the Beta posterior on [0, 1] are trained.
 
 # %%
 generator = torch.Generator().manual_seed(1)
@@ -125,9 +120,8 @@ print("learned knot:", train(vae))
 # ## Five lines of your own
 #
 # Where a formula is known it is all that is needed: `dim`, `ambient` and a call. The Jacobian comes by forward mode,
-# points are inverted by
-# Gauss-Newton. This f is periodic, so the posterior can be, too: `UnrolledCircleHead` puts it across the point where
-# 0 and 1 meet.
+# points are inverted by Gauss-Newton. This f is periodic, so the posterior can be, too: `UnrolledCircleHead` puts it
+# across the point where 0 and 1 meet.
 
 
 # %%
@@ -145,9 +139,8 @@ print("knot by its formula, seamless:", train(seamless))
 # %% [markdown]
 # ## Turning the posterior instead
 #
-# The paper's own remedy is a second encoder a(x) that turns f(z_hid) by a group element. The KL stays right only if
-# the prior is invariant
-# under the group. That is checked: on the circle it holds, on a learned or uneven f the VAE refuses.
+# The paper's own remedy is a second encoder a(x) that turns f(z_hid) by a group element. The KL stays right only if the
+# prior is invariant under the group. That is checked: on the circle it holds, on a learned or uneven f the VAE refuses.
 
 # %%
 circle = ManifoldVAE((50,), CircleEmbedding(), (64,), likelihood=NormalLikelihood(0.1), action=RotatePlanes())

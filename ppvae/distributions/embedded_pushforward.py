@@ -28,6 +28,8 @@ from ppvae.manifolds.embeddings import Embedding, image, invert, log_volume
 
 __all__ = ["EmbeddedPushforward"]
 
+_Interval = type(constraints.unit_interval)
+
 
 class EmbeddedPushforward(TorchDistribution):
     r"""Law of x = f(z), z ~ ``base``, on the n-dimensional manifold f(Z) in R^m.
@@ -39,12 +41,12 @@ class EmbeddedPushforward(TorchDistribution):
 
     A sample remembers its z, so that its density is exact. At other points z = f^{-1}(x) is searched
     (:func:`ppvae.manifolds.embeddings.invert`). In a VAE sample z with :attr:`base` and use f: nothing is inverted
-    then, and
-    :meth:`log_prob_of` says the density on the manifold.
+    then, and :meth:`log_prob_of` says the density on the manifold.
 
     :param base: law of z with event_shape (n,), on [0, 1]^n or R^n; gradients pass if it has rsample.
     :param embedding: f, anything with ``dim``, ``ambient`` and a call: :class:`ppvae.manifolds.embeddings.Embedding`.
-    :raises ValueError: if base and embedding differ in n, and, where arguments are validated, for a value off f(Z).
+    :raises ValueError: if base and embedding differ in n, and, where arguments are validated, for a base on another
+        box than [0, 1]^n or a part of it, and for a value off f(Z).
 
     Source: Golikov and Kretov (2018), appendix 5.1, https://arxiv.org/abs/1812.05769
     """
@@ -61,6 +63,13 @@ class EmbeddedPushforward(TorchDistribution):
         self.base, self.embedding = base, embedding
         self._drawn: tuple[Tensor, Tensor] | None = None
         super().__init__(base.batch_shape, Size((embedding.ambient,)), validate_args=validate_args)
+        if self._validate_args and isinstance(side := self._side, _Interval):
+            low, high = torch.as_tensor(side.lower_bound), torch.as_tensor(side.upper_bound)
+            if (low < 0).any() or (high > 1).any():
+                raise ValueError(
+                    f"expected a base law on [0, 1]^n or R^n, got one on [{float(low.min()):g}, "
+                    f"{float(high.max()):g}]; take it on [0, 1]^n and scale in the embedding"
+                )
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]  # torch declares an attribute; here the base decides
@@ -68,11 +77,16 @@ class EmbeddedPushforward(TorchDistribution):
         return self.base.has_rsample
 
     @property
-    def _bounded(self) -> bool:
+    def _side(self) -> constraints.Constraint | None:
+        """The support of one coordinate of z."""
         support = self.base.support
         while isinstance(support, constraints.independent):
             support = support.base_constraint
-        return isinstance(support, type(constraints.unit_interval))
+        return support
+
+    @property
+    def _bounded(self) -> bool:
+        return isinstance(self._side, _Interval)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -107,19 +121,16 @@ class EmbeddedPushforward(TorchDistribution):
         """z = f^{-1}(x) of shape (..., n): the one drawn where ``value`` is the last sample, else by inversion."""
         if self._drawn is not None and value is self._drawn[0]:
             return self._drawn[1]
+        if self._validate_args:
+            self._validate_sample(value)
         return invert(self.embedding, value, self._bounded)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log density in nats per volume of f(Z), shape ``(...)`` for points ``(..., m)``."""
-        drawn = self._drawn is not None and value is self._drawn[0]
-        if self._validate_args and not drawn:
-            self._validate_sample(value)
         return self.log_prob_of(self.hidden(value))
 
     def log_prob_of(self, z: Tensor) -> Tensor:
-        r"""The log density at f(z), :math:`\log p(z) - \tfrac12 \log \det J^T J`, shape ``(...)`` for z ``(...,
-        n)``.
-        """
+        r"""log density at f(z), :math:`\log p(z) - \tfrac12 \log \det J^T J`, shape ``(...)`` for z ``(..., n)``."""
         return self.base.log_prob(z) - log_volume(self.embedding, z)
 
 

@@ -25,7 +25,8 @@ References:
         (Golikov & Kretov, 2018), https://arxiv.org/abs/1812.05769
     [2] Numerical Methods for Least Squares Problems (Björck, 1996), 2.4
         https://doi.org/10.1137/1.9781611971484
-    [3] Riemannian Geometry (do Carmo, 1992), https://doi.org/10.1007/978-1-4757-2201-7
+    [3] A Global Geometric Framework for Nonlinear Dimensionality Reduction (Tenenbaum, de Silva & Langford, 2000)
+        https://doi.org/10.1126/science.290.5500.2319
 """
 
 import math
@@ -46,6 +47,7 @@ __all__ = [
     "SphereEmbedding",
     "SwissRollEmbedding",
     "TorusEmbedding",
+    "gauss_newton",
     "image",
     "invert",
     "jacobian",
@@ -154,13 +156,24 @@ def _search(f: Embedding, x: Tensor, bounded: bool, iterations: int) -> Tensor:
         starts.append(grid[near].movedim(-2, 0))
     if not starts:
         raise ValueError(
-            f"{type(f).__name__}: nothing to invert it from: give it a method inverse(x), or encode(x) for a "
-            "start; a grid "
-            "is tried on [0, 1]^n with n <= 3 alone"
+            f"{type(f).__name__}: nothing to invert it from: give it a method inverse(x), or encode(x) for a start; "
+            "a grid is tried on [0, 1]^n with n <= 3 alone"
         )
-    z = torch.cat(starts)
+    return gauss_newton(f, x, torch.cat(starts), bounded, iterations)
+
+
+def gauss_newton(f: Embedding, x: Tensor, starts: Tensor, bounded: bool = True, iterations: int = 16) -> Tensor:
+    """The z of shape (b, n) with the smallest ``|f(z) - x|`` that steps from the starts reach.
+
+    :param x: points of shape (b, m).
+    :param starts: k starts for each point, shape (k, b, n).
+    :param bounded: whether z stays in [0, 1]^n.
+    :param iterations: number of steps; each is the best of a full one, three shorter ones and none.
+    """
+    z = starts
     i = torch.arange(4, dtype=x.dtype, device=x.device)
-    halves = torch.cat([torch.zeros_like(i[:1]), torch.exp2(-i * (i + 1) / 2)]).reshape(-1, 1, 1, 1)  # 0, 1, 1/2, 1/8, 1/64
+    halves = torch.cat([torch.zeros_like(i[:1]), torch.exp2(-i * (i + 1) / 2)])  # 0, 1, 1/2, 1/8, 1/64
+    halves = halves.reshape(-1, 1, 1, 1)
 
     def residual(z: Tensor) -> Tensor:
         return (f(z) - x).square().sum(-1, keepdim=True)
@@ -308,13 +321,10 @@ class SphereEmbedding(nn.Module):
 
 
 class SwissRollEmbedding(nn.Module):
-    r"""(t cos t, y, t sin t) with :math:`t = \tfrac{3 \pi}{2} (1 + 2 z_1)` and y = 21 z_2 [4].
+    r"""(t cos t, y, t sin t) with :math:`t = \tfrac{3 \pi}{2} (1 + 2 z_1)` and y = 21 z_2 [3].
 
     The speed :math:`3 \pi \sqrt{1 + t^2}` along z_1 grows outwards, so that the uniform law on [0, 1]^2 is not uniform
     on it.
-
-    [4] A Global Geometric Framework for Nonlinear Dimensionality Reduction (Tenenbaum, de Silva & Langford, 2000)
-    https://doi.org/10.1126/science.290.5500.2319
 
     :param scale: factor of all three coordinates; at 1 the roll is 29 wide.
     """

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from ppvae.infer.divergences import InverseMultiquadric, Kernel
-from ppvae.manifolds.embeddings import Embedding, log_volume
+from ppvae.manifolds.embeddings import Embedding, gauss_newton, log_volume
 
-# A chart whose ends meet has pairs around its seam, a share of this size at the default number of draws.
-SEAM = 0.02
+NEAR = 0.02  # of the size of f(Z): two images this close are taken for one point
+FAR = 0.1  # of the side of the box: two z this far apart are taken for two
+SEAM = 0.05  # a chart whose ends meet, as every chart of a closed manifold, has colliding z near its edges
 
 __all__ = ["EmbeddingReport", "embedding_report", "permutation_test"]
 
@@ -34,17 +35,15 @@ __all__ = ["EmbeddingReport", "embedding_report", "permutation_test"]
 class EmbeddingReport:
     """What :func:`embedding_report` found. Lengths are in units of the points."""
 
-    collision: (
-        float  #: largest ``|z - z'|`` among pairs whose images are nearer than ``near``; small where f is injective
-    )
-    near: float  #: what counts as nearly colliding: ten times the median distance of a drawn f(z) to the next one
-    colliding: float  #: share of the z that have such a partner more than a tenth of the box away
+    collision: float  #: largest ``|z - z'|`` above a tenth of the box whose images nearly collide; 0 if there is none
+    near: float  #: nearly colliding images are nearer than this, a fiftieth of the root mean square size of f(Z)
+    colliding: float  #: share of the z that have such a z'; small where f is injective
     distance: float  #: largest distance of f(z) from the manifold
     mean_distance: float  #: its mean
     gap: float  #: largest distance of a point of the manifold from f(Z)
     mmd: float  #: squared MMD of f#U and the law of the points, the U-statistic, which can be negative
     p_value: float  #: share of permutations whose MMD is no smaller; small where the laws differ
-    density_range: float  #: largest minus smallest log density of f#U in nats per volume; 0 where it is uniform
+    density_range: float  #: range of the log density of f#U, nats; 0 if it is uniform, infinite if J loses rank
 
     def as_dict(self) -> dict[str, float]:
         """The numbers by name."""
@@ -61,9 +60,8 @@ class EmbeddingReport:
         ]
         if self.colliding > SEAM:
             lines.append(
-                f"warning: f is not injective on {self.colliding:.1%} of z: there the KL on the manifold is "
-                "smaller than the one on "
-                "z_hid that a VAE pays, and its bound looser than it could be"
+                f"warning: f is not injective on {self.colliding:.1%} of z: there the KL on the manifold is smaller "
+                "than the one on z_hid that a VAE pays, and its bound looser than it could be"
             )
         return "\n".join(lines)
 
@@ -95,25 +93,37 @@ def embedding_report(
     z = torch.rand(num_samples, embedding.dim, generator=generator).to(like)
     with torch.no_grad():
         y = embedding(z).cpu().double()
+        near = NEAR * float((y - y.mean(0)).square().sum(1).mean().sqrt())
+        apart = _apart(embedding, z, near)
         volume = log_volume(embedding, z)
         fine = embedding(torch.rand(10_000, embedding.dim, generator=generator).to(like)).cpu().double()
     x = x[torch.randperm(len(x), generator=generator)[:num_samples]]
-    pairs = torch.cdist(y, y)
-    near = 10 * float(pairs.fill_diagonal_(torch.inf).amin(1).median())
-    apart = torch.where(pairs < near, torch.cdist(z.cpu().double(), z.cpu().double()), 0)
     off = torch.cdist(y, x).amin(1) if distance is None else torch.as_tensor(distance(y.numpy()))
     mmd, p_value = permutation_test(y, x, permutations, seed=seed)
     return EmbeddingReport(
         collision=float(apart.max()),
         near=near,
-        colliding=float((apart.amax(1) > 0.1).double().mean()),
+        colliding=float((apart > 0).double().mean()),
         distance=float(off.max()),
         mean_distance=float(off.mean()),
         gap=float(torch.cdist(x, fine).amin(1).max()),
         mmd=mmd,
         p_value=p_value,
-        density_range=float(volume.max() - volume.min()),
+        density_range=float((volume.max() - volume.min()).nan_to_num(nan=torch.inf)),
     )
+
+
+def _apart(f: Embedding, z: Tensor, near: float) -> Tensor:
+    """For each z how far away a z' is found whose image is nearer than ``near``; 0 where none is.
+
+    From the draw with the nearest image among those far from z, Gauss-Newton looks for where the images meet.
+    """
+    x = f(z)
+    images = torch.cdist(x, x).masked_fill(torch.cdist(z, z) <= FAR, torch.inf)
+    start = z[images.argmin(1)]
+    found = torch.stack([start, gauss_newton(f, x, start.unsqueeze(0))])
+    apart = (found - z).norm(dim=-1)
+    return torch.where(((f(found) - x).norm(dim=-1) < near) & (apart > FAR), apart, 0).amax(0)
 
 
 def permutation_test(

@@ -187,3 +187,16 @@ def test_the_center_lies_on_the_manifold():
 def test_a_base_of_another_dimension_is_refused():
     with pytest.raises(ValueError, match=r"event_shape \(2,\) for SphereEmbedding, got \(1,\)"):
         EmbeddedPushforward(uniform(1), SphereEmbedding())
+
+
+def test_a_base_on_another_box_is_refused():
+    with pytest.raises(ValueError, match=r"on \[0, 1\]\^n or R\^n, got one on \[-1, 1\]"):
+        EmbeddedPushforward(dist.Uniform(-torch.ones(1), torch.ones(1)).to_event(1), Curve(), validate_args=True)
+
+
+def test_the_z_of_a_point_off_the_manifold_is_refused_too():
+    law = EmbeddedPushforward(uniform(1), Curve(), validate_args=True)
+    x = law.sample((5,))
+    torch.testing.assert_close(law.hidden(x.clone()), law.hidden(x))
+    with pytest.raises(ValueError):
+        law.hidden(x + 1e-4)

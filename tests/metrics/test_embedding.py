@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ppvae.infer.divergences import SquaredExponential, mmd
-from ppvae.manifolds.embeddings import CircleEmbedding
+from ppvae.manifolds.embeddings import CircleEmbedding, FlatTorusEmbedding, SphereEmbedding, SwissRollEmbedding
 from ppvae.metrics import embedding_report, permutation_test
 
 ANGLE = 2 * math.pi * np.random.default_rng(0).random(1500)
@@ -52,6 +52,39 @@ def test_an_arc_that_overlaps_is_not_injective_and_says_so():
     r = report(Arc(1.3))
     assert r.collision == pytest.approx(1 / 1.3, abs=0.02)
     assert r.colliding == pytest.approx(2 * 0.3 / 1.3, abs=0.06) and "warning: f is not injective" in str(r)
+
+
+@pytest.mark.parametrize("f", [FlatTorusEmbedding(2), SphereEmbedding(), SwissRollEmbedding()])
+def test_a_surface_whose_charts_edges_meet_is_injective_but_there(f):
+    points = f(torch.rand(500, f.dim, generator=torch.Generator().manual_seed(1)))
+    r = embedding_report(f, points, num_samples=400, permutations=20)
+    assert r.colliding < 0.05 and "warning" not in str(r)
+
+
+class Twice(nn.Module):
+    """The flat torus, its first circle run through 1.25 times."""
+
+    dim, ambient = 2, 4
+
+    def forward(self, z):
+        return FlatTorusEmbedding(2)(z * torch.tensor([1.25, 1.0]))
+
+
+class Flat(nn.Module):
+    """A curve that forgets its second coordinate."""
+
+    dim, ambient = 2, 3
+
+    def forward(self, z):
+        return torch.cat([Arc(0.5)(z[..., :1]), 0 * z[..., 1:]], -1)
+
+
+@pytest.mark.parametrize(("f", "share"), [(Twice(), 2 * 0.25 / 1.25), (Flat(), 1.0)])
+def test_a_surface_that_overlaps_says_where(f, share):
+    points = f(torch.rand(500, 2, generator=torch.Generator().manual_seed(1)))
+    r = embedding_report(f, points, num_samples=400, permutations=20)
+    assert r.colliding == pytest.approx(share, abs=0.07) and "warning: f is not injective" in str(r)
+    assert r.density_range == pytest.approx(0, abs=1e-5) or r.density_range == math.inf
 
 
 def test_without_a_distance_the_points_stand_for_the_manifold():
