@@ -20,22 +20,21 @@ References:
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ppvae.data.meshes import read_obj
-
-__all__ = ["Solid", "cube", "render", "solid"]
+__all__ = ["Solid", "cube", "read_obj", "render", "solid"]
 
 AMBIENT = 0.4
-#: Numbers held at once for each of the four affine functions of a triangle, which bounds the memory to some 100 MB.
-_CHUNK = 4_000_000
+#: Samples and triangles of the views that are worked on at once, which bounds the memory to some 100 MB.
+_CHUNK = 200_000
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,24 @@ def solid(path: str | PathLike[str]) -> Solid:
     return Solid(corners, ((1 + _normals(corners)) / 2).unsqueeze(1).expand(-1, 3, -1).clone())
 
 
+def read_obj(file: Path) -> tuple[NDArray, NDArray]:
+    """Vertices (v, 3) and triangles (f, 3) of a Wavefront OBJ file; a polygon becomes a fan of triangles."""
+    vertices: list[list[float]] = []
+    faces: list[tuple[int, int, int]] = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        kind, *fields = line.split() or [""]
+        if kind == "v":
+            vertices.append([float(field) for field in fields[:3]])
+        elif kind == "f":
+            numbers = [int(field.split("/")[0]) for field in fields]
+            # Numbers start at 1; a negative one counts back from the vertex read last.
+            corners = [i - 1 if i > 0 else len(vertices) + i for i in numbers]
+            faces += [(corners[0], b, c) for b, c in pairwise(corners[1:])]
+    if not faces or max(map(max, faces)) >= len(vertices) or min(map(min, faces)) < 0:
+        raise ValueError(f"expected an OBJ file with vertices and faces between them, got {file}")
+    return np.array(vertices), np.array(faces)
+
+
 def _normals(corners: Tensor) -> Tensor:
     a, b, c = corners.unbind(1)
     normal = torch.linalg.cross(b - a, c - a)
@@ -115,48 +132,56 @@ def render(of: Solid, rotations: ArrayLike | Tensor, side: int = 64, samples: in
     if side < 1 or samples < 1:
         raise ValueError(f"expected a side and samples of at least 1, got {side} and {samples}")
     fine = side * samples
-    across = (2 * torch.arange(fine, dtype=like.dtype, device=like.device) + 1 - fine) / fine
-    u, v = across.expand(fine, fine), -across[:, None].expand(fine, fine)
-    points = torch.stack([u, v, torch.ones_like(u)]).flatten(1)  # (3, fine^2), homogeneous
-    faces = max(1, min(len(like), _CHUNK // points.shape[1]))
-    images = max(1, _CHUNK // (faces * points.shape[1]))
     with torch.no_grad():
-        parts = [_shade(of, part, points, faces) for part in r.split(images)]
-    x = torch.cat(parts) if parts else like.new_zeros(0, 3, fine**2)
-    return torch.nn.functional.avg_pool2d(x.unflatten(-1, (fine, fine)), samples)
+        parts = [_shade(of, part, fine) for part in r.split(max(1, _CHUNK // (fine**2 + len(like))))]
+    x = torch.cat(parts) if parts else like.new_zeros(0, 3, fine, fine)
+    return torch.nn.functional.avg_pool2d(x, samples)
 
 
-def _shade(of: Solid, r: Tensor, points: Tensor, faces: int) -> Tensor:
-    """Colours (n, 3, p) of what n views show at p points of the image plane."""
-    n, p = len(r), points.shape[1]
-    depth = points.new_full((n, p), -torch.inf)
-    color = points.new_zeros(n, 3, p)
-    normals = _normals(of.corners)
-    for corners, colors, normal in zip(
-        of.corners.split(faces), of.colors.split(faces), normals.split(faces), strict=True
-    ):
-        seen = torch.einsum("nij,fkj->nfki", r, corners)
-        light = AMBIENT + (1 - AMBIENT) * torch.einsum("nj,fj->nf", r[:, 2], normal).abs()
-        (a1, a2, az), (b1, b2, bz), (c1, c2, cz) = (seen[:, :, k].unbind(-1) for k in range(3))
-        # Barycentric coordinates are affine: rows of coefficients of (u, v, 1).
-        area = (b1 - a1) * (c2 - a2) - (b2 - a2) * (c1 - a1)
-        across = area != 0  # a triangle seen edge-on covers nothing
-        area = torch.where(across, area, 1)
-        lb = torch.stack([c2 - a2, a1 - c1, (c1 - a1) * a2 - (c2 - a2) * a1], -1) / area.unsqueeze(-1)
-        lc = torch.stack([a2 - b2, b1 - a1, (b2 - a2) * a1 - (b1 - a1) * a2], -1) / area.unsqueeze(-1)
-        la = points.new_tensor([0.0, 0.0, 1.0]) - lb - lc
-        z = az.unsqueeze(-1) * la + bz.unsqueeze(-1) * lb + cz.unsqueeze(-1) * lc
-        weights = [coefficients @ points for coefficients in (la, lb, lc)]  # (n, f, p) each
-        # An edge belongs to both its triangles: rounding must not open a gap between them.
-        inside = torch.minimum(torch.minimum(weights[0], weights[1]), weights[2]) >= -4 * torch.finfo(z.dtype).eps
-        here = torch.where(inside & across.unsqueeze(-1), z @ points, -torch.inf)
-        nearest, face = here.max(1)
-        rgb = points.new_zeros(n, 3, p)
-        for k, weight in enumerate(weights):
-            corner = colors[:, k][face].movedim(-1, 1)  # (n, 3, p)
-            rgb = rgb + weight.gather(1, face.unsqueeze(1)) * corner
-        rgb = rgb * light.gather(1, face).unsqueeze(1)
-        closer = nearest > depth
-        depth = torch.where(closer, nearest, depth)
-        color = torch.where(closer.unsqueeze(1), rgb, color)
-    return color.clamp(0, 1)
+def _shade(of: Solid, r: Tensor, fine: int) -> Tensor:
+    """Colours (n, 3, fine, fine) of what n views show at the samples of the image plane."""
+    n, f = len(r), len(of.corners)
+    seen = torch.einsum("nij,fkj->nfki", r, of.corners).flatten(0, 1)  # one row for each triangle of each view
+    plane, depth = seen[..., :2], seen[..., 2]
+    a, b, c = plane.unbind(1)
+    # Barycentric coordinates are affine: rows of coefficients of (u, v, 1).
+    area = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]
+    across = area != 0  # a triangle seen edge-on covers nothing
+    divisor = torch.where(across, area, 1)[:, None]
+    affine = torch.stack([_edge(b, c) / divisor, _edge(c, a) / divisor, _edge(a, b) / divisor], 1)
+    # The samples in the box about each triangle, all boxes in one list: columns count to the right, rows down.
+    at = (plane * plane.new_tensor([fine, -fine]) + fine - 1) / 2
+    first = (at.amin(1) - 0.01).ceil().clamp(0, fine).long()  # rounding must not shut out a sample on the rim
+    size = (at.amax(1) + 0.01).floor().clamp(-1, fine - 1).long() + 1 - first
+    count = torch.where(across, size.clamp_min(0).prod(-1), 0)
+    triangle = torch.repeat_interleave(count)
+    k = torch.arange(len(triangle), device=r.device) - (count.cumsum(0) - count)[triangle]
+    column = first[triangle, 0] + k % size[triangle, 0]
+    row = first[triangle, 1] + k // size[triangle, 0]
+    weights = (affine[triangle] @ _homogeneous(column, row, fine, r).unsqueeze(-1)).squeeze(-1)
+    # An edge belongs to both its triangles: rounding must not open a gap between them.
+    inside = weights.amin(-1) >= -4 * torch.finfo(r.dtype).eps
+    triangle, weights = triangle[inside], weights[inside]
+    sample = (triangle // f * fine + row[inside]) * fine + column[inside]
+    # The nearest triangle at each sample; of equals the first.
+    z = (weights * depth[triangle]).sum(-1)
+    nearest = z.new_full((n * fine**2,), -torch.inf).scatter_reduce(0, sample, z, "amax")
+    front = z == nearest[sample]
+    chosen = triangle.new_full((n * fine**2,), n * f).scatter_reduce(0, sample[front], triangle[front], "amin")
+    shown = front & (triangle == chosen[sample])
+    triangle, weights, sample = triangle[shown], weights[shown], sample[shown]
+    light = AMBIENT + (1 - AMBIENT) * (r[triangle // f, 2] * _normals(of.corners)[triangle % f]).sum(-1).abs()
+    color = r.new_zeros(n * fine**2, 3)
+    color[sample] = light.unsqueeze(-1) * (weights.unsqueeze(-1) * of.colors[triangle % f]).sum(1)
+    return color.clamp(0, 1).unflatten(0, (n, fine, fine)).movedim(-1, 1)
+
+
+def _edge(p: Tensor, q: Tensor) -> Tensor:
+    """Coefficients of (u, v, 1) of twice the signed area of the triangle p, q, (u, v)."""
+    return torch.stack([p[:, 1] - q[:, 1], q[:, 0] - p[:, 0], p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0]], -1)
+
+
+def _homogeneous(column: Tensor, row: Tensor, fine: int, like: Tensor) -> Tensor:
+    """(u, v, 1) of samples of the image plane."""
+    u, v = (2 * column.to(like) + 1 - fine) / fine, (fine - 1 - 2 * row.to(like)) / fine
+    return torch.stack([u, v, torch.ones_like(u)], -1)

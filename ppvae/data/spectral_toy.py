@@ -26,6 +26,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 __all__ = ["SpectralToy"]
 
@@ -86,16 +87,8 @@ class SpectralToy:
     def draw(self, n: int, seed: int = 0) -> tuple[NDArray, NDArray]:
         """x (n, 48) and R (n, 3, 3), float32, independent draws."""
         rng = np.random.default_rng(seed)
-        # A unit quaternion with Gaussian components is a uniform rotation; QR with positive diagonal is another way.
-        w, x, y, z = (q := rng.standard_normal((n, 4))).T / np.linalg.norm(q, axis=1)
-        rotations = np.stack(
-            [
-                *(1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
-                *(2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
-                *(2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
-            ],
-            -1,
-        ).reshape(n, 3, 3)
+        # A Gaussian quaternion, here with its real part first, has a uniform direction and makes a uniform rotation.
+        rotations = Rotation.from_quat(rng.standard_normal((n, 4))[:, [1, 2, 3, 0]]).as_matrix()
         data = self.mean(rotations) + self.noise * rng.standard_normal((n, *self.shape))
         return data.astype(np.float32), rotations.astype(np.float32)
 

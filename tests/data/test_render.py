@@ -76,9 +76,46 @@ def test_the_cube_has_no_symmetry_and_is_seen_from_outside():
 def test_chunks_do_not_change_the_image(monkeypatch):
     r = rotations(3)
     x = render(cube(), r, 16)
-    monkeypatch.setattr("ppvae.data.render._CHUNK", 5 * 32 * 32)
+    monkeypatch.setattr("ppvae.data.render._CHUNK", 1)
     assert torch.allclose(render(cube(), r, 16), x, atol=1e-6)
     assert torch.allclose(render(cube().to(torch.float64), r, 16).float(), x, atol=1e-3)
+    assert render(cube(), r[:0], 16).shape == (0, 3, 16, 16)
+
+
+def test_an_octahedron_along_its_axis():
+    """Every face leans alike, |n_3| = 1 / sqrt 3, and the outline is a square of half the area of the picture."""
+    corners = torch.tensor(
+        [[[i, 0, 0], [0, j, 0], [0, 0, k]] for i in (-1.0, 1.0) for j in (-1.0, 1.0) for k in (-1.0, 1.0)]
+    )
+    eighth = about_sight(math.pi / 4)
+    straight, upright = render(Solid(corners, torch.ones(8, 3, 3)), np.stack([np.eye(3), eighth]), 32, samples=1)[:, 0]
+    light = AMBIENT + (1 - AMBIENT) / 3**0.5
+    for x in (straight, upright):
+        assert torch.allclose(x[x > 0], torch.tensor(light), atol=1e-6)
+    centre = (torch.arange(32) - 15.5).abs() / 16
+    assert torch.equal(straight > 0, centre + centre[:, None] <= 1)
+    assert torch.equal(upright > 0, torch.maximum(centre, centre[:, None].expand(32, 32)) <= 0.5**0.5)
+
+
+def test_every_sample_shows_the_first_triangle_that_its_ray_meets():
+    """Against the intersection of each ray with each triangle, by Cramer's rule, one at a time."""
+    mesh = Solid(
+        2 * torch.rand(40, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 1,
+        torch.rand(40, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
+    )
+    r = rotations(1)
+    x = render(mesh, r, 12, samples=1)[0].numpy()
+    corners = np.einsum("ij,fkj->fki", r[0], mesh.corners.numpy())
+    for row, column in np.ndindex(12, 12):
+        point = np.array([(2 * column - 11) / 12, (11 - 2 * row) / 12, 1.0])
+        depth, color = -np.inf, np.zeros(3)
+        for triangle, colors in zip(corners, mesh.colors.numpy(), strict=True):
+            weights = np.linalg.solve(np.vstack([triangle[:, :2].T, np.ones(3)]), point)
+            if weights.min() >= 0 and weights @ triangle[:, 2] > depth:
+                depth = weights @ triangle[:, 2]
+                normal = np.cross(triangle[1] - triangle[0], triangle[2] - triangle[0])
+                color = (AMBIENT + (1 - AMBIENT) * abs(normal[2]) / np.linalg.norm(normal)) * (weights @ colors)
+        assert np.allclose(x[:, row, column], color, atol=1e-9)
 
 
 def test_a_mesh_of_ones_own(tmp_path):
