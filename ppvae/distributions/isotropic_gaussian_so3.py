@@ -1,8 +1,8 @@
 r"""The isotropic Gaussian on SO(3): the law of Brownian motion on the rotations after time t.
 
-With :math:`t = \sigma^2` the motion starting at :math:`\mu`, and :math:`\omega` the angle of
-:math:`\mu^T R`, the density with respect to the
-normalised Haar measure is the heat kernel, in two series of which one converges where the other is slow:
+With :math:`t = \sigma^2`, :math:`\mu` where the motion starts and :math:`\omega` the angle of :math:`\mu^T R`, the
+density with respect to the normalised Haar measure is the heat kernel, in two series of which one converges where the
+other is slow:
 
 .. math::
     p_t(\omega) &= \sum_{l \ge 0} (2l + 1) e^{-l(l+1)t/2} \, \chi_l(\omega), \qquad
@@ -57,11 +57,9 @@ class IsotropicGaussianSO3(TorchDistribution):
     r"""The heat kernel on SO(3) at time :math:`t = \sigma^2` about a rotation :math:`\mu`.
 
     The density is with respect to the volume of the angle metric, whose total mass is :math:`8 \pi^2`:
-    :math:`q = p_t(\omega) / 8 \pi^2`. At small scales the law is :math:`\mu \exp(v)`, v ~ N(0,
-        :math:`\sigma^2 I`); as
-    the scale grows it tends to the uniform law, from above :math:`\sigma` = 5 to within rounding. It is
-    smooth at the mode and at the antipodes, and the convolution of two such laws is one, their
-    :math:`\sigma^2` added.
+    :math:`q = p_t(\omega) / 8 \pi^2`. At small scales the law is :math:`\mu \exp(v)`, v ~ N(0, :math:`\sigma^2 I`);
+    as the scale grows it tends to the uniform law, which it is to within rounding above :math:`\sigma` = 5. It is
+    smooth at the mode and at the antipodes, and the convolution of two such laws is one, their :math:`\sigma^2` added.
 
     Samples invert the distribution function on a grid of angles, with a density linear in each cell: the
     distribution function is off by less than 1e-4. Their gradients are pathwise, in ``loc`` and in ``scale``.

@@ -98,8 +98,7 @@ class MatrixFisher(TorchDistribution):
         u, v, s = _singular_values(self.concentration)
         with torch.no_grad():
             _, weight, a, b, _, y = _integrand(s)
-            # The derivatives of log c by s_1 - s_2, s_1 + s_2 and s_2 + s_3, those of the sum s_1 + s_2 + s_3
-            # apart.
+            # The derivatives of log c by s_1 - s_2, s_1 + s_2 and s_2 + s_3, that by s_1 + s_2 + s_3 apart.
             d1 = -(weight * y * bessel_ratio_complement(a, 2)).sum(-1)
             d2 = -(weight * (1 - y) * bessel_ratio_complement(b, 2)).sum(-1)
             d3 = -2 * (weight * y).sum(-1)
@@ -133,8 +132,7 @@ class MatrixFisher(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         r"""log q of rotations ``(..., 3, 3)`` in nats, shape ``(...)``.
 
-        :math:`\mathrm{tr}(F^T R) - s_1 - s_2 - s_3` is taken from the quaternion of :math:`M^T R`, of which
-            it is a
+        :math:`\mathrm{tr}(F^T R) - s_1 - s_2 - s_3` is taken from the quaternion of :math:`M^T R`, of which it is a
         quadratic form, and so does not cancel at large concentration.
         """
         if self._validate_args:
@@ -143,8 +141,7 @@ class MatrixFisher(TorchDistribution):
         mode = so3.compose(u, v.mT)
         q = so3.to_quaternion(so3.compose(mode.mT, value))
         w, x = q[..., :1], q[..., 1:]
-        # tr(S^T Q) - tr S for the rotation Q of q. S is symmetric, but its derivative by F is not: hence
-        # vee(S).
+        # tr(S^T Q) - tr S for the rotation Q of q. S is symmetric, but its derivative by F is not: hence vee(S).
         s = so3.compose(mode.mT, self.concentration)
         quadratic = (x * so3.act(s, x)).sum(-1) - x.square().sum(-1) * s.diagonal(dim1=-2, dim2=-1).sum(-1)
         energy = 2 * quadratic + 4 * (w * x * so3.vee(s)).sum(-1)
@@ -228,12 +225,12 @@ def _eigenvectors(s: Tensor) -> Tensor:
     p = (b.square().sum((-2, -1), keepdim=True) / 6).sqrt()
     b = b / torch.where(p > 0, p, 1)
     b1, b2, b3 = b.unbind(-2)
-    half = (b1 * _cross(b2, b3)).sum(-1) / 2  # cos 3 phi
+    half = (b1 * so3.cross(b2, b3)).sum(-1) / 2  # cos 3 phi
     phi = torch.atan2((1 - half.square()).clamp_min(0).sqrt(), half) / 3
     first = half >= 0  # whether the largest eigenvalue is the one apart, or the smallest
     apart = 2 * torch.where(first, phi, phi + 2 * math.pi / 3).cos()
     m1, m2, m3 = (b - apart[..., None, None] * eye).unbind(-2)
-    normals = torch.stack([_cross(m1, m2), _cross(m2, m3), _cross(m3, m1)], -2)
+    normals = torch.stack([so3.cross(m1, m2), so3.cross(m2, m3), so3.cross(m3, m1)], -2)
     longest = normals.square().sum(-1).argmax(-1)
     w = normals.gather(-2, longest[..., None, None].expand(*longest.shape, 1, 3)).squeeze(-2)
     norm = w.square().sum(-1, keepdim=True).sqrt()
@@ -244,8 +241,4 @@ def _eigenvectors(s: Tensor) -> Tensor:
     larger, smaller = turn.cos() * e + turn.sin() * f, turn.cos() * f - turn.sin() * e
     v1 = torch.where(first.unsqueeze(-1), w, larger)
     v2 = torch.where(first.unsqueeze(-1), larger, smaller)
-    return torch.stack([v1, v2, _cross(v1, v2)], -1)
-
-
-def _cross(a: Tensor, b: Tensor) -> Tensor:
-    return so3.act(so3.hat(a), b)
+    return torch.stack([v1, v2, so3.cross(v1, v2)], -1)

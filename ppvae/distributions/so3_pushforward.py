@@ -98,8 +98,7 @@ class SO3Pushforward(TorchDistribution):
         theta2 = v.square().sum(-1)
         off = theta2 > torch.finfo(v.dtype).eps ** 2
         theta = torch.where(off, theta2, 1).sqrt()
-        # On the left, so that any base broadcasts: v_k = stretch v, and |v_k|^2 / 4 sin^2 = stretch^2 /
-        # jacobian.
+        # On the left, so that any base broadcasts: v_k = stretch v, and |v_k|^2 / 4 sin^2 = stretch^2 / jacobian.
         k = torch.arange(-self.num_wraps, self.num_wraps + 1, dtype=v.dtype, device=v.device)
         k = k.reshape(-1, *(1,) * theta.dim())
         stretch = 1 + 2 * math.pi * k / theta
@@ -117,8 +116,8 @@ class SO3Normal(SO3Pushforward):
     with respect to the volume of the angle metric, whose total mass on SO(3) is :math:`8 \pi^2`. With K = 16
     the mass is one to 1e-8 up to :math:`\sigma` = 15, beyond which the law is Haar's along each axis but for
     the density at the mode. As :math:`\sigma \to \infty` the angle becomes uniform on [0, pi], which under
-    the uniform law on SO(3) it is not: KL to the uniform law is least, not 0, between :math:`\sigma` = 1.5
-    and 2, and tends to log 2.
+    the uniform law on SO(3) it is not: KL to the uniform law (:func:`kl_isotropic`) is least, not 0, between
+    :math:`\sigma` = 1.5 and 2, and tends to log 2.
 
     :param loc: rotations :math:`\mu`, shape ``(..., 3, 3)``.
     :param scale: standard deviations :math:`\sigma` in radians about the axes of the moving frame, ``(...,

@@ -19,8 +19,7 @@ References:
         https://arxiv.org/abs/1903.02958
     [2] Quaternion from Rotation Matrix (Shepperd, 1978)
         https://doi.org/10.2514/3.55767b
-    [3] Three-axis attitude determination from vector observations (Shuster & Oh,
-    1981)
+    [3] Three-axis attitude determination from vector observations (Shuster & Oh, 1981)
         https://doi.org/10.2514/3.19717
     [4] A Micro Lie Theory for State Estimation in Robotics (Solà, Deray & Atchuthan, 2018)
         https://arxiv.org/abs/1812.01537
@@ -38,6 +37,7 @@ __all__ = [
     "act",
     "angle",
     "compose",
+    "cross",
     "exp",
     "from_quaternion",
     "hat",
@@ -68,7 +68,7 @@ class _Rotation(constraints.Constraint):
     def check(self, value: Tensor) -> Tensor:
         eye = torch.eye(3, dtype=value.dtype, device=value.device)
         defect = (compose(value, value.mT) - eye).abs().amax((-2, -1))
-        right_handed = _dot(_cross(value[..., 0, :], value[..., 1, :]), value[..., 2, :]).squeeze(-1) > 0
+        right_handed = _dot(cross(value[..., 0, :], value[..., 1, :]), value[..., 2, :]).squeeze(-1) > 0
         return (defect <= 100 * torch.finfo(value.dtype).eps) & right_handed
 
 
@@ -79,7 +79,8 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1, keepdim=True)
 
 
-def _cross(a: Tensor, b: Tensor) -> Tensor:
+def cross(a: Tensor, b: Tensor) -> Tensor:
+    """The cross product a x b, (..., 3); batch shapes broadcast."""
     return a.roll(-1, -1) * b.roll(-2, -1) - a.roll(-2, -1) * b.roll(-1, -1)
 
 
@@ -230,10 +231,9 @@ def project(a: Tensor) -> Tensor:
         K = \begin{pmatrix} \mathrm{tr} A & a^T \\ a & A + A^T - \mathrm{tr} A \, I \end{pmatrix}, \qquad
         a = 2 \, \mathrm{vee}(A),
 
-    so q is the first eigenvector of K, by repeated squaring. A Newton step on SO(3), :math:`R \exp(w)` with
-    :math:`(\mathrm{tr} S \, I - S) w = 2 \, \mathrm{vee}(S), S = R^T A`, then takes off what is left and
-        carries the
-    gradient: its derivative is that of R by the implicit function theorem. First derivatives only.
+    so q is the first eigenvector of K, by repeated squaring. Newton steps on SO(3), :math:`R \exp(w)` with
+    :math:`(\mathrm{tr} S \, I - S) w = 2 \, \mathrm{vee}(S), S = R^T A`, then take off what is left, and the last
+    one carries the gradient: its derivative is that of R by the implicit function theorem. First derivatives only.
 
     R is unique where :math:`s_2 + s_3 > 0`, and its gradient grows as the inverse of that sum. Where the sum
     is 0 to rounding (det A < 0 with its two smallest singular values equal, or rank below two) one of the
@@ -271,7 +271,7 @@ def _newton(r: Tensor, a: Tensor) -> Tensor:
     h = s.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] * torch.eye(3, dtype=a.dtype, device=a.device)
     h = h - (s + s.mT) / 2
     h1, h2, h3 = h.unbind(-2)
-    adjugate = torch.stack([_cross(h2, h3), _cross(h3, h1), _cross(h1, h2)], -2)  # h is symmetric
+    adjugate = torch.stack([cross(h2, h3), cross(h3, h1), cross(h1, h2)], -2)  # h is symmetric
     det = _dot(h1, adjugate[..., 0, :])  # (s_1 + s_2)(s_1 + s_3)(s_2 + s_3)
     unique = det > 8 * torch.finfo(a.dtype).eps * a.detach().abs().amax((-2, -1)).unsqueeze(-1) ** 3
     w = act(adjugate, 2 * vee(s)) / torch.where(unique, det, 1)

@@ -94,10 +94,9 @@ class S2S2(nn.Module):
         normal = rotate_from_pole(second, e1)
         noise = 8 * torch.finfo(h.dtype).eps * b.detach().abs().amax(-1, keepdim=True)
         e2 = _direction(b - (e1 * b).sum(-1, keepdim=True) * e1, normal, noise)
-        # Twice is enough: where a and b are nearly collinear the first pass leaves e_2 . e_1 at eps |b| /
-        # |e_2|.
+        # Twice is enough: where a and b are nearly collinear the first pass leaves e_2 . e_1 at eps |b| / |e_2|.
         e2 = _direction(e2 - (e1 * e2).sum(-1, keepdim=True) * e1, normal)
-        e3 = so3.act(so3.hat(e1), e2)
+        e3 = so3.cross(e1, e2)
         return torch.stack([e1, e2, e3], -1)
 
 
@@ -203,7 +202,6 @@ class SO3NormalHead(nn.Module):
     def forward(self, h: Tensor) -> SO3Normal:
         """The law for features (..., features): those of the mean, then three for the scales."""
         _check(self, h)
-        # A float32 matrix tells angles to 1e-7: below 1e-4 radians the density of a scale is that of
-        # rounding.
+        # A float32 matrix tells angles to 1e-7: far below 1e-4 radians a density would be that of rounding.
         scale = F.softplus(h[..., -3:]) + 1e-4
         return SO3Normal(self.mean(h[..., :-3]), scale)
