@@ -206,18 +206,6 @@ def test_normal_passes_the_battery():
     )
 
 
-def test_uniform_passes_the_battery():
-    g = rotations(1, seed=4)[0]
-    check_distribution(
-        lambda like: SO3Uniform(dtype=like.dtype),
-        {"like": torch.ones(())},
-        proposal=UNIFORM,
-        isometry=(lambda z: g @ z @ g, {}),
-        kl_to=[UNIFORM],
-        skip={"log_prob gradient": "the density is constant", "score": "no parameters"},
-    )
-
-
 def test_uniform_angles():
     """The class angle has density (1 - cos t) / pi; E tr = 0, E tr^2 = 1."""
     torch.manual_seed(0)
