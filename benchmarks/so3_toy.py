@@ -149,14 +149,14 @@ def table(results: dict) -> str:
     def cell(runs: list[dict], name: str, digits: int) -> str:
         return " / ".join(f"{r[name]:.{digits}f}" for r in runs) if name in runs[0] else ""
 
-    columns = {"log_likelihood": 1, "reconstruction": 1, "kl": 1, "discontinuity": 1, "equivariance": 2}
-    columns["equivariance_own_frame"] = 2
+    columns = {"log_likelihood": 1, "reconstruction": 1, "kl": 1, "discontinuity": 1, "loops_of_class_1": 0}
+    columns |= {"equivariance": 2, "equivariance_own_frame": 2}
     lines = [
         f"The data's own law has E log p(x) = {results['evidence']:.1f} nats. One figure for each seed.",
         "",
-        "| encoder | decoder | training | LL | reconstruction | KL | discontinuity | equivariance | own frame | "
-        "homeomorphic |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| encoder | decoder | training | LL | reconstruction | KL | discontinuity | loops of class 1 | equivariance | "
+        "own frame | homeomorphic |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for encoder, decoder, protocol in ROWS:
         key = (encoder, decoder, protocol)
