@@ -41,11 +41,19 @@ def resample(x: Tensor, points: Tensor, background: Tensor | float = 0.0) -> Ten
     :param background: the value beyond the edge, a number or a tensor of shape (C, 1, 1).
     :return: shape (..., C, h, w).
     """
+    return _sample(x, _grid(points, x), background)
+
+
+def _grid(points: Tensor, x: Tensor) -> Tensor:
+    """Points of the plane as torch counts them: in half widths to the right and half heights down."""
     H, W = x.shape[-2:]
-    batch = torch.broadcast_shapes(x.shape[:-3], points.shape[:-3])
+    u, v = points.unbind(-1)
+    return torch.stack([u * (min(H, W) / W), v * (-min(H, W) / H)], -1)
+
+
+def _sample(x: Tensor, grid: Tensor, background: Tensor | float) -> Tensor:
+    batch = torch.broadcast_shapes(x.shape[:-3], grid.shape[:-3])
     images = (x - background).expand(batch + x.shape[-3:]).reshape(-1, *x.shape[-3:])
-    u, v = points.unbind(-1)  # torch counts in half widths to the right and half heights down
-    grid = torch.stack([u * (min(H, W) / W), v * (-min(H, W) / H)], -1)
     grid = grid.expand(batch + grid.shape[-3:]).reshape(-1, *grid.shape[-3:])
     values = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return values.reshape(batch + values.shape[-3:]) + background
@@ -59,7 +67,12 @@ def act(x: Tensor, g: Tensor, background: Tensor | float = 0.0) -> Tensor:
         particles that x does not.
     :param background: what comes in from beyond the edge, a number or a tensor of shape (C, 1, 1).
     """
-    return resample(x, sim2.act(sim2.inverse(g).unsqueeze(-3).unsqueeze(-3), pixels(x)), background)
+    g, p = sim2.inverse(g), pixels(x)
+    (a1, a2), b = g[..., None, None, :2, :1].unbind(-2), g[..., None, None, :2, 2]
+    # a_1 p + a_2 J p + b with J the quarter turn. The map to torch's grid is linear: done before and not after, it
+    # passes over one image and not over all.
+    quarter = torch.stack([-p[..., 1], p[..., 0]], -1)
+    return _sample(x, a1 * _grid(p, x) + a2 * _grid(quarter, x) + _grid(b, x), background)
 
 
 def similarity(turn: Tensor | None = None, shift: Tensor | None = None, log_scale: Tensor | None = None) -> Tensor:

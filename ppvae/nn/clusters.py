@@ -82,7 +82,8 @@ class Clusters(nn.Module):
         A mixture that learns from scratch together with the latent often leaves clusters unused. [1] trains for some
         epochs first, and starts the clusters from a clustering of the codes.
 
-        :param z_c: points, (n, dim).
+        :param z_c: samples of q(z_c | x), (n, dim). Its centres would not do: they have nothing of the width of q, and
+            a cluster as narrow as they are where q is wide costs hundreds of nats.
         :param c: their clusters, integers from 0 to K - 1, (n,).
         :raises ValueError: if a cluster has less than two points.
         """
