@@ -19,13 +19,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from ppvae.models import MCEVAE, GaussianVAE
+from pyro import poutine
+from scipy.cluster.vq import kmeans2
 
 import ppvae
+from ppvae.distributions import center
 from ppvae.infer import ELBO, EnumeratedELBO
 from ppvae.manifolds import circle
 from ppvae.metrics import circular_correlation, clustering_accuracy, invariance_error
 from ppvae.nn import Clusters, NormalHead, PolarCanonicalizer, Pose
 from ppvae.nn.actions import RandomSimilarity, rotate
+from ppvae.train import Fit
 
 short = "PPVAE_SHORT" in os.environ  # what continuous integration runs
 out = Path("runs/tutorials")
@@ -62,6 +66,9 @@ shape = tuple(x_train.shape[1:])
 # A digit and the same upside down are alike to a guide that has just begun, and no small step leads from the one to the
 # other. So the canonicalizer proposes two opposite directions, and the objective weighs both by how well they explain
 # the image.
+#
+# Clusters that learn from scratch together with the latent are often left unused. So they are put, half way through,
+# where k-means finds some in z_c.
 
 # %%
 torch.manual_seed(0)
@@ -70,7 +77,16 @@ canonicalizer = PolarCanonicalizer(shape, directions=2)
 vae = MCEVAE(shape, dim=3, clusters=clusters, pose=Pose(directions=2), canonicalizer=canonicalizer)
 plain = GaussianVAE(shape, dim=13)
 epochs = 2 if short else 160_000 // len(x_train)
-for model, objective in ((vae, EnumeratedELBO()), (plain, ELBO())):
+
+
+def place(fit: Fit) -> None:
+    if fit.epochs == epochs // 2:
+        with torch.no_grad():
+            z_c = poutine.trace(vae.guide).get_trace(turned(x_train)).nodes["z_c"]
+        vae.clusters.place(z_c["value"], kmeans2(center(z_c["fn"]).numpy(), 10, minit="++", seed=0)[1])
+
+
+for model, objective, callbacks in ((vae, EnumeratedELBO(), [place]), (plain, ELBO(), [])):
     fit = ppvae.fit(
         model,
         x_train,
@@ -78,6 +94,7 @@ for model, objective in ((vae, EnumeratedELBO()), (plain, ELBO())):
         objective=objective,
         epochs=epochs,
         warmup=epochs / 8,
+        callbacks=callbacks,
         seed=0,
         progress=not short,
     )
@@ -120,7 +137,9 @@ def canonical(z_c: torch.Tensor, z: torch.Tensor) -> np.ndarray:
 first = np.concatenate([np.flatnonzero(labels == digit)[:1] for digit in range(10)])
 rows = [a[first].numpy(), canonical(*(torch.tensor(code[name][first]) for name in ("z_c", "z")))]
 rows += [b[first].numpy(), canonical(*(torch.tensor(other[name][first]) for name in ("z_c", "z")))]
-plotting.image_grid(np.concatenate(rows), columns=10).savefig(out / "05_canonical.png")
+figure = plotting.image_grid(np.concatenate(rows), columns=10)
+figure.axes[0].set_title("turned digits, below them their canonical images; the same at another angle", fontsize=9)
+figure.savefig(out / "05_canonical.png")
 
 # %% [markdown]
 # One digit drawn all around the circle: the turn is a latent of its own, and everything else stays as it is.
@@ -130,7 +149,9 @@ around = circle.exp(2 * math.pi * torch.arange(12) / 12)
 with torch.no_grad():
     f = vae.decoder(torch.tensor(np.concatenate([code["z_c"], code["z"]], 1)[first[[2, 4, 7]]]))
     drawn = vae.likelihood(rotate(f.unsqueeze(1), around, vae.background), len(shape)).mean.flatten(0, 1)
-plotting.image_grid(drawn.numpy(), columns=12).savefig(out / "05_around.png")
+figure = plotting.image_grid(drawn.numpy(), columns=12)
+figure.axes[0].set_title("three digits, drawn every 30 degrees", fontsize=9)
+figure.savefig(out / "05_around.png")
 
 # %% [markdown]
 # And the prototypes: the decoder at the mean of each cluster.
@@ -138,5 +159,8 @@ plotting.image_grid(drawn.numpy(), columns=12).savefig(out / "05_around.png")
 # %%
 law = vae.clusters.law
 with torch.no_grad():
-    plotting.image_grid(canonical(law.loc, torch.zeros(10, 3)), columns=10).savefig(out / "05_prototypes.png")
-print("weights of the clusters:", law.probs.detach().numpy().round(2))
+    order = law.probs.argsort(descending=True)
+    figure = plotting.image_grid(canonical(law.loc[order], torch.zeros(10, 3)), columns=10)
+figure.axes[0].set_title("means of the ten clusters, the largest first", fontsize=9)
+figure.savefig(out / "05_prototypes.png")
+print("weights of the clusters:", law.probs[order].detach().numpy().round(2))
