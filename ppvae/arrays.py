@@ -45,11 +45,12 @@ def to_tensors(vae: VAE, data: Any, say: bool = False) -> tuple[Tensor, ...]:
     for i, array in enumerate(arrays):
         name = "x" if i == 0 else f"given[{i - 1}]"
         tensor = _tensor(name, array)
+        tensor = tensor.to(device, non_blocking=True)
         if (i == 0 or tensor.is_floating_point()) and tensor.dtype != dtype:
             if say and i == 0:
                 print(f"ppvae: {name} is cast from {tensor.dtype} to the model's {dtype}", file=sys.stderr)
             tensor = tensor.to(dtype)
-        tensors.append(tensor.to(device))
+        tensors.append(tensor)
     x = tensors[0]
     shape = tuple(vae.shape)
     if x.dim() == 0 or tuple(x.shape[1:]) != shape:
@@ -79,6 +80,23 @@ def to_tensors(vae: VAE, data: Any, say: bool = False) -> tuple[Tensor, ...]:
                 f"given[{i}]: expected {_words(constraint)}, got {_range(tensor)}, first in row {_first(inside)}"
             )
     return tuple(tensors)
+
+
+def on_disk(data: Any) -> bool:
+    """Whether one of the arrays is a memory map of numpy, as ``numpy.load(file, mmap_mode="r")`` returns."""
+    return any(isinstance(array, np.memmap) for array in (data if isinstance(data, (tuple, list)) else (data,)))
+
+
+def read_rows(data: Any, rows: Any) -> tuple[Any, ...]:
+    """Some rows of each array, as arrays in memory.
+
+    :raises ValueError: for arrays of unequal length.
+    """
+    arrays = data if isinstance(data, (tuple, list)) else (data,)
+    lengths = [len(array) for array in arrays]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"expected arrays with as many rows as x, {lengths[0]}, got {lengths[1:]}")
+    return tuple(np.asarray(array[rows]) if isinstance(array, np.ndarray) else array[rows] for array in arrays)
 
 
 def _tensor(name: str, array: Any) -> Tensor:
@@ -115,21 +133,23 @@ def _hint(x: Tensor, shape: tuple[int, ...], listed: bool) -> str:
     return "; the VAE was built for another shape"
 
 
-def check_finite(x: Tensor) -> None:
-    """Raise a ValueError if a value of x is NaN or infinite."""
+def check_finite(x: Tensor, row: int = 0) -> None:
+    """Raise a ValueError if a value of x is NaN or infinite; ``row`` is the number of the first datum."""
     finite = torch.isfinite(x).reshape(x.shape[0], -1).all(1)
     if not finite.all():
         raise ValueError(
-            f"x: expected finite numbers, got {_range(x)}, first in row {_first(finite)}. Remove or impute these rows."
+            f"x: expected finite numbers, got {_range(x)}, first in row {row + _first(finite)}. "
+            "Remove or impute these rows."
         )
 
 
-def check_support(vae: VAE, data: tuple[Tensor, ...], chunk: int = 4096) -> None:
+def check_support(vae: VAE, data: tuple[Tensor, ...], row: int = 0, chunk: int = 4096) -> None:
     """Raise a ValueError if a value of x is outside the support of the likelihood at the observed site.
 
-    The law is that of the first datum: the support of a likelihood does not depend on the latent.
+    The law is that of the first datum: the support of a likelihood does not depend on the latent. ``row`` is the number
+    of the first datum, for messages.
     """
-    check_finite(data[0])
+    check_finite(data[0], row)
     # Pyro's own checks would speak of what the encoder makes of values that it cannot read.
     with torch.no_grad(), evaluating(vae), own_store(), seeded(0), pyro.validation_enabled(False):
         guide_trace = poutine.trace(vae.guide).get_trace(*(t[:1] for t in data))
@@ -152,12 +172,13 @@ def check_support(vae: VAE, data: tuple[Tensor, ...], chunk: int = 4096) -> None
         if not inside.all():
             raise ValueError(
                 f"x: expected values in the support of the {likelihood} likelihood ({_words(base.support)}), got "
-                f"{_range(data[0])}, first in row {start + _first(inside)}. {_advice(likelihood, data[0])}"
+                f"{_range(data[0])}, first in row {row + start + _first(inside)}. {_advice(likelihood, data[0])}"
             )
 
 
-def check_domain(transform: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """Raise a ValueError if a value of x is outside ``transform.domain``, where it has one."""
+def check_domain(transform: Callable[[Tensor], Tensor], x: Tensor, row: int = 0) -> None:
+    """Raise a ValueError if a value of x is outside ``transform.domain``, where it has one; ``row`` is the number of
+    the first datum."""
     domain = getattr(transform, "domain", None)
     if domain is None:
         return
@@ -166,7 +187,7 @@ def check_domain(transform: Callable[[Tensor], Tensor], x: Tensor) -> None:
         advice = "Remove or impute these rows." if not torch.isfinite(x).all() else _scaling(x)
         raise ValueError(
             f"x: {type(transform).__name__} expected values in {_words(domain)}, got {_range(x)}, first in row "
-            f"{_first(inside)}. {advice}"
+            f"{row + _first(inside)}. {advice}"
         )
 
 

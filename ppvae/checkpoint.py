@@ -7,7 +7,7 @@ as safetensors, all else as JSON; nothing is pickled.
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,11 +110,15 @@ class Generators:
 
 def fingerprint(tensors: tuple[Tensor, ...]) -> list[str]:
     """Shape, dtype and checksum of arrays."""
-    contents = [t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data for t in tensors]
     return [
-        f"{tuple(t.shape)} {t.dtype} crc32 {zlib.crc32(content):08x}"
-        for t, content in zip(tensors, contents, strict=True)
+        f"{tuple(t.shape)} {t.dtype} crc32 {total:08x}" for t, total in zip(tensors, checksums(tensors), strict=True)
     ]
+
+
+def checksums(tensors: tuple[Tensor, ...], before: Sequence[int] = ()) -> list[int]:
+    """CRC-32 of each tensor, or of one that goes on from rows with the sums ``before``."""
+    contents = [t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data for t in tensors]
+    return [zlib.crc32(content, start) for content, start in zip(contents, before or [0] * len(tensors), strict=True)]
 
 
 def outline(thing: Any, depth: int = 4) -> Any:

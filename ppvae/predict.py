@@ -6,10 +6,10 @@ they were.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,19 @@ from torch import Tensor
 from torch.distributions import Independent
 from torch.distributions.constraints import is_dependent
 
-from ppvae.arrays import VAE, check_finite, check_pair, check_support, evaluating, home, own_store, seeded, to_tensors
+from ppvae.arrays import (
+    VAE,
+    check_finite,
+    check_pair,
+    check_support,
+    evaluating,
+    home,
+    on_disk,
+    own_store,
+    read_rows,
+    seeded,
+    to_tensors,
+)
 from ppvae.distributions import center
 from ppvae.infer import ELBO, CenterMessenger
 from ppvae.infer.elbo import latents
@@ -38,7 +50,7 @@ def encode(vae: VAE, x: Array, *given: Array, batch_size: int = 4096) -> Any:
     """
     parts: dict[str, list[Tensor]] = {}
     with _asking(vae), CenterMessenger():
-        for batch in _batches(_finite(vae, x, *given), batch_size):
+        for batch in _prepared(vae, (x, *given), batch_size):
             for site in latents(poutine.trace(vae.guide).get_trace(*batch)):
                 parts.setdefault(site["name"], []).append(site["value"])
     codes = {name: _like(torch.cat(values), x) for name, values in parts.items()}
@@ -54,7 +66,9 @@ def guide_laws(vae: VAE, x: Array, *given: Array) -> dict[str, Any]:
     :raises ValueError: if x has another shape or dtype than the VAE reads, or values that are not finite.
     """
     with _asking(vae), CenterMessenger():
-        trace = poutine.trace(vae.guide).get_trace(*_finite(vae, x, *given))
+        data = to_tensors(vae, (x, *given))
+        check_finite(data[0])
+        trace = poutine.trace(vae.guide).get_trace(*data)
     return {site["name"]: site["fn"] for site in latents(trace)}
 
 
@@ -101,7 +115,7 @@ def reconstruct(vae: VAE, x: Array, *given: Array, sample: bool = False, batch_s
     """
     out = []
     with _asking(vae):
-        for batch in _batches(_finite(vae, x, *given), batch_size):
+        for batch in _prepared(vae, (x, *given), batch_size):
             with CenterMessenger():
                 guide_trace = poutine.trace(vae.guide).get_trace(*batch)
             out.append(_observation(poutine.replay(vae.model, trace=guide_trace), batch, sample))
@@ -196,7 +210,7 @@ class LogLikelihood:
 
 
 def log_likelihood(
-    vae: VAE, x: Array, *given: Array, num_samples: int = 500, seed: int | None = None, chunk: int = 50_000
+    vae: VAE, x: Array, *given: Array, num_samples: int = 500, seed: int | None = None, chunk: int | None = None
 ) -> LogLikelihood:
     r"""log p(x) of each datum in nats, by importance sampling with the guide as proposal.
 
@@ -204,33 +218,35 @@ def log_likelihood(
         \log p(x) \approx \log \frac1S \sum_s \frac{p(x, z_s)}{q(z_s \mid x)}, \qquad z_s \sim q(\cdot \mid x)
 
     The densities of data and latents are complete (no constant is dropped), so values are comparable across latents and
-    models with the same likelihood family.
+    models with the same likelihood family. Beyond the result, n by S numbers in float64, memory is that of one chunk.
 
     :param x: data of shape (n, *vae.shape), binarised where the likelihood is binary.
     :param num_samples: S.
     :param seed: seed of the draws; where None the global generator is used and moved.
-    :param chunk: how many (datum, sample) pairs go through the decoder at once; memory is proportional to it.
+    :param chunk: how many (datum, sample) pairs go through the decoder at once; memory is proportional to it. Where
+        None as many as make four million numbers of data: more at once leave the caches of a CPU, and take longer.
     :raises ValueError: if x is outside the support of the likelihood, or a site outside the data plate.
 
     Source: Burda, Grosse and Salakhutdinov (2016), https://arxiv.org/abs/1509.00519
     """
     if num_samples < 1:
         raise ValueError(f"num_samples: expected at least 1, got {num_samples}")
+    check_pair(vae)
+    if chunk is None:
+        chunk = min(50_000, 2**22 // math.prod(vae.shape))
     particles = min(num_samples, max(1, chunk))
-    rows = []
+    log_weights, row = np.empty((len(x), num_samples)), 0
     with _asking(vae, seed):
-        data = to_tensors(vae, (x, *given))
-        check_support(vae, data)
-        for batch in _batches(data, max(1, chunk // particles)):
-            columns = []
+        for batch in _prepared(vae, (x, *given), max(1, chunk // particles), partial(check_support, vae)):
+            rows = slice(row, row + batch[0].shape[0])
             for start in range(0, num_samples, particles):
                 K = min(particles, num_samples - start)
                 objective = ELBO(K)
                 model_trace, guide_trace = objective.traces(vae.model, vae.guide, *batch)
                 log_p, log_ratio, _ = log_weight_parts(model_trace, guide_trace, objective.max_plate_nesting)
-                columns.append((log_p - log_ratio).reshape(K, -1).mT.double().cpu())
-            rows.append(torch.cat(columns, 1))
-    return LogLikelihood(torch.cat(rows).numpy())
+                log_weights[rows, start : start + K] = (log_p - log_ratio).reshape(K, -1).mT.cpu().numpy()
+            row = rows.stop
+    return LogLikelihood(log_weights)
 
 
 def _observation(model: Any, batch: tuple[Tensor, ...], sample: bool) -> Tensor:
@@ -275,10 +291,23 @@ def _codes(vae: VAE, z: Any, data: tuple[Tensor, ...]) -> dict[str, Tensor]:
     return codes
 
 
-def _finite(vae: VAE, *data: Array) -> tuple[Tensor, ...]:
-    tensors = to_tensors(vae, data)
-    check_finite(tensors[0])
-    return tensors
+def _finite(data: tuple[Tensor, ...], row: int = 0) -> None:
+    check_finite(data[0], row)
+
+
+def _prepared(
+    vae: VAE, data: tuple[Array, ...], batch_size: int, check: Callable[..., None] = _finite
+) -> Iterator[tuple[Tensor, ...]]:
+    """Batches as tensors of the VAE, checked: all at once in memory, batch by batch where the arrays are on disk."""
+    if not on_disk(data):
+        tensors = to_tensors(vae, data)
+        check(tensors)
+        yield from _batches(tensors, batch_size)
+        return
+    for start in range(0, len(data[0]), batch_size):
+        tensors = to_tensors(vae, read_rows(data, slice(start, start + batch_size)))
+        check(tensors, start)
+        yield tensors
 
 
 @contextmanager

@@ -5,10 +5,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -19,8 +21,20 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ppvae.arrays import VAE, check_domain, check_pair, check_support, evaluating, home, own_store, seeded, to_tensors
-from ppvae.checkpoint import Checkpoint, Generators, fingerprint, outline
+from ppvae.arrays import (
+    VAE,
+    check_domain,
+    check_pair,
+    check_support,
+    evaluating,
+    home,
+    on_disk,
+    own_store,
+    read_rows,
+    seeded,
+    to_tensors,
+)
+from ppvae.checkpoint import Checkpoint, Generators, checksums, fingerprint, outline
 from ppvae.infer import ELBO, TensorELBO
 from ppvae.steps import (
     NotFiniteError,
@@ -120,7 +134,8 @@ def fit(
 
     :param vae: a module with ``model(x, *given)``, ``guide(x, *given)`` and ``shape``.
     :param data: an array (numpy or tensor) of shape (n, *vae.shape), a tuple ``(x, *given)`` of arrays, a ``Dataset``
-        or a ``DataLoader`` of such. Arrays are moved to the device once and sliced there.
+        or a ``DataLoader`` of such. Arrays are moved to the device once and sliced there. What does not fit is read
+        batch by batch, and never whole, from ``numpy.load(file, mmap_mode="r")``.
     :param validation: held-out data of the same kind.
     :param epochs: passes over the data.
     :param batch_size: data a step; the last batch of an epoch may be smaller. A DataLoader has its own.
@@ -420,21 +435,68 @@ class _Loaded:
         return f"{type(self.loader.dataset).__qualname__}, {len(self)} batches"
 
 
+class _OnDisk:
+    """Batches of memory-mapped arrays: each is read while the one before it is used. A key is a batch.
+
+    All values are checked, chunk by chunk, when it is made. The order is that of the same arrays in memory.
+    """
+
+    def __init__(self, vae: VAE, data: Any, batch_size: int, transform: Transform | None, shuffle: bool, say: bool):
+        self.vae, self.data, self.batch_size, self.transform, self.shuffle = vae, data, batch_size, transform, shuffle
+        self.n, chunk = len(data[0] if isinstance(data, (tuple, list)) else data), 4096
+        sums: list[int] = []
+        for start in range(0, max(self.n, 1), chunk):
+            tensors = to_tensors(vae, read_rows(data, slice(start, start + chunk)), say=say and not start)
+            _check_values(vae, tensors, transform, start)
+            sums = checksums(tensors, sums)
+        self.identity = [
+            f"{(self.n, *t.shape[1:])} {t.dtype} crc32 {total:08x}" for t, total in zip(tensors, sums, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return -(-self.n // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        order = torch.randperm(self.n) if self.shuffle else torch.arange(self.n)
+        with ThreadPoolExecutor(1) as reader:
+            ahead = None
+            for rows in order.split(self.batch_size):
+                ready, ahead = ahead, reader.submit(self._read, rows.numpy())
+                if ready is not None:
+                    yield to_tensors(self.vae, ready.result())
+            assert ahead is not None
+            yield to_tensors(self.vae, ahead.result())
+
+    def _read(self, rows: np.ndarray) -> tuple[Any, ...]:
+        arrays = read_rows(self.data, rows)
+        if home(self.vae)[0].type != "cuda":
+            return arrays
+        return tuple(torch.as_tensor(array).pin_memory() for array in arrays)
+
+    def take(self, *key: Tensor) -> tuple[Tensor, ...]:
+        return key
+
+    def fingerprint(self) -> Any:
+        return self.identity
+
+
 def _batches(vae: VAE, data: Any, batch_size: int, transform: Transform | None, training: bool, say: bool) -> Batches:
     if isinstance(data, DataLoader):
         return _Loaded(vae, data, transform, say)
     if isinstance(data, Dataset):
         iterable = isinstance(data, torch.utils.data.IterableDataset)
-        return _Loaded(vae, DataLoader(data, batch_size, shuffle=training and not iterable), transform, say)
+        pinned = home(vae)[0].type == "cuda"
+        loader = DataLoader(data, batch_size, shuffle=training and not iterable, pin_memory=pinned)
+        return _Loaded(vae, loader, transform, say)
+    if on_disk(data):
+        mapped = _OnDisk(vae, data, batch_size, transform, training, say)
+        if training:
+            _check_last_batch(vae, mapped.n, batch_size)
+        return mapped
     tensors = to_tensors(vae, data, say=say)
     _check_values(vae, tensors, transform)
     if training:
-        normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in vae.modules())
-        if normalised and tensors[0].shape[0] % batch_size == (1 if batch_size > 1 else 0):
-            raise ValueError(
-                f"batch_size: {tensors[0].shape[0]} data in batches of {batch_size} leave a batch of one datum, "
-                "on which BatchNorm cannot train; choose another batch_size"
-            )
+        _check_last_batch(vae, tensors[0].shape[0], batch_size)
         return _Sliced(tensors, batch_size, transform, shuffle=True)
     if transform is not None:
         with seeded(0):
@@ -442,19 +504,31 @@ def _batches(vae: VAE, data: Any, batch_size: int, transform: Transform | None, 
     return _Sliced(tensors, batch_size, None, shuffle=False)
 
 
-def _check_values(vae: VAE, tensors: tuple[Tensor, ...], transform: Transform | None, chunk: int = 4096) -> None:
-    """Check all data against the domain of the transform and, once transformed, the support of the likelihood."""
+def _check_last_batch(vae: VAE, n: int, batch_size: int) -> None:
+    normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in vae.modules())
+    if normalised and n % batch_size == (1 if batch_size > 1 else 0):
+        raise ValueError(
+            f"batch_size: {n} data in batches of {batch_size} leave a batch of one datum, "
+            "on which BatchNorm cannot train; choose another batch_size"
+        )
+
+
+def _check_values(
+    vae: VAE, tensors: tuple[Tensor, ...], transform: Transform | None, row: int = 0, chunk: int = 4096
+) -> None:
+    """Check all data against the domain of the transform and, once transformed, the support of the likelihood; ``row``
+    is the number of the first datum."""
     if transform is None:
-        check_support(vae, tensors)
+        check_support(vae, tensors, row)
         return
-    check_domain(transform, tensors[0])
+    check_domain(transform, tensors[0], row)
     with seeded(0):
         for start in range(0, tensors[0].shape[0], chunk):
             x, *given = (t[start : start + chunk] for t in tensors)
             y = transform(x)
             if y.shape != x.shape:
                 raise ValueError(f"transform: expected the shape {tuple(x.shape)} to stay, got {tuple(y.shape)}")
-            check_support(vae, (y, *given))
+            check_support(vae, (y, *given), row + start)
 
 
 def _check_manifolds(vae: VAE, optimizer: Optimizer) -> None:

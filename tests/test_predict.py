@@ -87,7 +87,7 @@ class TestLogLikelihood:
         x = torch.as_tensor(X, dtype=torch.float64)
         with torch.no_grad():
             vae.encoder.module.layers[-1].weight.mul_(0.1)  # a wide guide, whose weights have a finite variance
-            vae.encoder.module.layers[-1].bias[vae.dim :].sub_(0.5 if model is SphericalVAE else 0.0)
+            vae.encoder.module.layers[-1].bias[vae.dim :].sub_(2.0 if model is SphericalVAE else 0.0)
             vae.encoder.module.layers[-1].bias[: vae.dim].mul_(0.1)
         if model is GaussianVAE:
             t = torch.linspace(-7, 7, 141, dtype=torch.float64)
@@ -98,7 +98,7 @@ class TestLogLikelihood:
             z, log_weight = torch.stack([t.cos(), t.sin()], -1), math.log(2 * math.pi / 2000)
             log_prior = HypersphericalUniform(2, dtype=torch.float64).log_prob(z)
         with torch.no_grad():
-            law = vae.likelihood(vae.decoder(z), 3)
+            law = vae.decode(z)
             evidence = torch.stack([torch.logsumexp(law.log_prob(row) + log_prior + log_weight, 0) for row in x])
         ll = ppvae.log_likelihood(vae, x, num_samples=4000, seed=0)
         assert np.abs((ll.values - evidence.numpy()) / ll.error).max() < 4.5
@@ -326,3 +326,28 @@ def test_tensors_give_tensors_and_arrays_arrays(call):
     assert isinstance(out, torch.Tensor) and isinstance(call(vae, X), np.ndarray)
     assert np.array_equal(out.numpy(), call(vae, X))
     assert to_tensors(vae, X)[0].dtype == out.dtype
+
+
+def test_log_likelihood_is_the_same_law_whatever_the_chunk_and_reads_memory_maps(tmp_path):
+    vae, x = make(), np.concatenate([X] * 3)
+    np.save(tmp_path / "x.npy", (255 * x).astype(np.uint8) // 255)
+    on_disk = np.load(tmp_path / "x.npy", mmap_mode="r")
+    whole = ppvae.log_likelihood(vae, x, num_samples=40, seed=0)
+    assert whole.log_weights.shape == (21, 40)
+    assert np.array_equal(ppvae.log_likelihood(vae, on_disk, num_samples=40, seed=0).log_weights, whole.log_weights)
+    for chunk in (1, 33, 200):
+        part = ppvae.log_likelihood(vae, x, num_samples=40, seed=0, chunk=chunk)
+        assert np.abs((part.values - whole.values) / np.hypot(part.error, whole.error)).max() < 4.5
+    assert np.array_equal(ppvae.encode(vae, on_disk, batch_size=4), ppvae.encode(vae, x, batch_size=4))
+    broken = on_disk.astype(np.float32)
+    broken[17, 0, 0, 0] = 0.5
+    np.save(tmp_path / "y.npy", broken)
+    with pytest.raises(ValueError, match="first in row 17"):
+        ppvae.log_likelihood(vae, np.load(tmp_path / "y.npy", mmap_mode="r"), num_samples=4, chunk=8)
+
+
+def test_each_datum_is_encoded_once_for_all_samples_of_a_chunk():
+    vae, rows = make(), []
+    vae.encoder.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].shape[0]))
+    ppvae.log_likelihood(vae, X, num_samples=100, seed=0)
+    assert sum(rows) == len(X) + 1  # and the first datum once for the check of the support

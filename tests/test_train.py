@@ -429,3 +429,50 @@ def test_a_loss_that_grows_without_becoming_infinite_ends_training():
     x = (torch.rand(64, 1, 4, 4) > 0.5).float()
     with pytest.raises(FloatingPointError, match=r"the loss rose from .* in the first step to .*training diverges"):
         ppvae.fit(vae, x, epochs=3, batch_size=8, lr=1e4, seed=0, progress=False)
+
+
+class TestMemoryMaps:
+    def saved(self, tmp_path, array, name="x"):
+        np.save(tmp_path / f"{name}.npy", array)
+        return np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+
+    def test_they_train_to_the_numbers_of_the_arrays(self, tmp_path):
+        x = (np.random.default_rng(0).random((50, 6)) > 0.5).astype(np.uint8)
+        on_disk = self.saved(tmp_path, x)
+        results = []
+        for data in (x, on_disk):
+            torch.manual_seed(0)
+            vae = GaussianVAE((6,), 2, (8,))
+            options = {"validation": data[:20], "epochs": 3, "batch_size": 16, "seed": 0, "progress": False}
+            fit = ppvae.fit(vae, data, **options)
+            results.append((fit.history["loss"], fit.history["valid_loss"]))
+        assert results[0] == results[1]
+
+    def test_values_are_checked_with_their_rows(self, tmp_path):
+        x = np.zeros((5000, 6), np.float32)
+        x[4500, 2] = 0.5
+        with pytest.raises(ValueError, match=r"support of the Bernoulli likelihood.*first in row 4500"):
+            ppvae.fit(GaussianVAE((6,), 2, (8,)), self.saved(tmp_path, x), progress=False)
+        x[4500, 2] = np.nan
+        with pytest.raises(ValueError, match="first in row 4500"):
+            ppvae.fit(GaussianVAE((6,), 2, (8,)), self.saved(tmp_path, x, "y"), progress=False)
+
+    def test_arrays_beside_x_are_read_too_and_must_be_as_long(self, tmp_path):
+        rng = np.random.default_rng(0)
+        x, size = self.saved(tmp_path, rng.poisson(2.0, (40, 6))), np.ones(40, np.float32)
+        vae = GaussianVAE((6,), 2, (8,), likelihood=ppvae.nn.PoissonLikelihood(size_factor=True))
+        assert ppvae.fit(vae, (x, size), epochs=1, progress=False).epochs == 1
+        with pytest.raises(ValueError, match=r"as many rows as x, 40, got \[39\]"):
+            ppvae.fit(vae, (x, size[:39]), epochs=1, progress=False)
+
+    def test_a_run_continues_from_its_checkpoint_whether_the_data_are_mapped_or_not(self, tmp_path):
+        x = (np.random.default_rng(0).random((50, 6)) > 0.5).astype(np.float32)
+        on_disk, file = self.saved(tmp_path, x), tmp_path / "c.safetensors"
+        options = {"batch_size": 16, "seed": 0, "progress": False, "checkpoint": file}
+        torch.manual_seed(0)
+        vae = GaussianVAE((6,), 2, (8,))
+        ppvae.fit(vae, on_disk, epochs=1, **options)
+        fit = ppvae.fit(vae, x, epochs=2, resume=True, **options)
+        torch.manual_seed(0)
+        once = ppvae.fit(GaussianVAE((6,), 2, (8,)), x, epochs=2, batch_size=16, seed=0, progress=False)
+        assert fit.history["loss"] == once.history["loss"]

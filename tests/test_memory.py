@@ -1,0 +1,73 @@
+"""Memory of what reads large arrays: flat in the size of the file and in the number of samples."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Pages of a mapped file belong to its cache, which the system takes back: what counts is anonymous memory.
+PEAK = """
+import sys, threading, time
+import numpy as np, torch
+import ppvae
+ppvae.__path__.append('.')
+from ppvae.models import GaussianVAE
+
+torch.set_num_threads(1)
+def anonymous():
+    return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('RssAnon')) / 1024
+
+peak, done = [0.0], threading.Event()
+def watch():
+    while not done.wait(0.005):
+        peak[0] = max(peak[0], anonymous())
+
+vae = GaussianVAE((1, 28, 28), 4, (16,))
+ppvae.fit(vae, np.zeros((300, 1, 28, 28), np.float32), epochs=1, progress=False)
+ppvae.log_likelihood(vae, np.zeros((300, 1, 28, 28), np.float32), num_samples=100)
+start = anonymous()
+threading.Thread(target=watch, daemon=True).start()
+x = np.load(sys.argv[1], mmap_mode='r')
+{work}
+done.set()
+print(peak[0] - start)
+"""
+
+
+def megabytes(work: str, *args: str) -> float:
+    """How much the work adds to the memory of a process, at its peak."""
+    command = [sys.executable, "-c", PEAK.replace("{work}", work), *args]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Binary images, 5 MB and 78 MB of them; 20 and 314 MB in float32."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the peak of memory is read from /proc, which this system lacks")
+    folder, rng = tmp_path_factory.mktemp("large"), np.random.default_rng(0)
+    found = {}
+    for n in (6_400, 100_000):
+        found[n] = folder / f"{n}.npy"
+        np.save(found[n], rng.integers(0, 2, (n, 1, 28, 28), np.uint8))
+    return found
+
+
+@pytest.mark.slow
+def test_training_on_a_memory_map_never_loads_it(files):
+    work = "ppvae.fit(vae, x, epochs=1, batch_size=500, progress=False)"
+    assert megabytes(work, str(files[100_000])) < megabytes(work, str(files[6_400])) + 30
+
+
+@pytest.mark.slow
+def test_the_memory_of_log_likelihood_is_that_of_a_chunk_and_of_the_result(files):
+    def work(n, S):
+        return f"ppvae.log_likelihood(vae, x[:{n}], num_samples={S}, seed=0)"
+
+    small = megabytes(work(50, 100), str(files[6_400]))
+    assert megabytes(work(50, 10_000), str(files[6_400])) < small + 8 * 50 * 10_000 / 2**20 + 60
+    assert megabytes(work(5_000, 100), str(files[6_400])) < small + 8 * 5_000 * 100 / 2**20 + 60
