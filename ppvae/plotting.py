@@ -41,6 +41,7 @@ __all__ = [
     "learning_curves",
     "plot_energy",
     "plot_estimates",
+    "plot_field",
     "plot_latent",
     "plot_rank",
     "plot_trace",
@@ -252,6 +253,44 @@ def _point(longitude: Any, latitude: Any) -> np.ndarray:
 def _lambert(points: np.ndarray) -> np.ndarray:
     """Points of the half z_1 >= 0 to the unit disk, areas in proportion: (z_2, z_3) / sqrt(1 + z_1)."""
     return points[:, 1:] / np.sqrt(1 + points[:, :1])
+
+
+def plot_field(
+    field: Any,
+    extent: tuple[float, float, float, float],
+    points: Mapping[str, Any] | None = None,
+    curves: Mapping[str, Any] | None = None,
+    label: str = "log volume",
+) -> Figure:
+    """A function of the plane in grey, with points on it, one panel for each name, and with curves, all in each panel.
+
+    :param field: values on a grid, shape (rows, columns): z_2 from low to high, then z_1 from low to high.
+    :param extent: the ends of the grid: z_1 low, z_1 high, z_2 low, z_2 high.
+    :param points: name to points of shape (N, 2).
+    :param curves: name to curves of shape (n, T, 2).
+    :param label: what the field is.
+    """
+    field = np.asarray(field)
+    if field.ndim != 2:
+        raise ValueError(f"field: expected values on a grid, shape (rows, columns), got shape {field.shape}")
+    panels = {"": np.empty((0, 2))} if not points else {name: np.asarray(p) for name, p in points.items()}
+    figure = _figure(1.0 + 3.1 * len(panels), 3.6)
+    row = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, (name, values) in zip(row, panels.items(), strict=True):
+        picture = axes.imshow(field, extent=extent, origin="lower", cmap="Greys", alpha=0.75, aspect="auto")
+        axes.scatter(*values.T, s=7, color=COLORS[1], linewidths=0)
+        for i, (kind, paths) in enumerate((curves or {}).items()):
+            style = {"color": COLORS[(0, 3, 2, 5)[i % 4]], "linestyle": ("-", "--", ":", "-.")[i % 4]}
+            for j, path in enumerate(np.asarray(paths)):
+                axes.plot(*path.T, linewidth=1.8, label=kind if j == 0 else None, **style)
+        axes.set(xlim=extent[:2], ylim=extent[2:], xlabel="$z_1$")
+        axes.set_title(name, fontsize=10, color=_INK)
+    row[0].set_ylabel("$z_2$")
+    figure.colorbar(picture, ax=list(row), label=label)
+    if curves:
+        handles, names = row[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
+    return figure
 
 
 def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:

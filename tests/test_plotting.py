@@ -234,3 +234,20 @@ def test_pictures_of_chains_are_arvizs_and_leave_no_window():
     for figure in (trace, rank, energy):
         assert plotting.png(figure, dpi=40).startswith(b"\x89PNG")
     assert not pyplot.get_fignums()
+
+
+def test_a_field_has_points_in_panels_and_curves_in_all():
+    field = np.outer(np.arange(5.0), np.ones(4))
+    points = {"prior": np.zeros((3, 2)), "flow": np.ones((2, 2))}
+    curves = {"geodesic": np.zeros((2, 7, 2)), "straight line": np.ones((1, 7, 2))}
+    figure = plotting.plot_field(field, (-1, 1, -2, 2), points, curves)
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == ["prior", "flow"]
+    for axes, values in zip(panels, points.values(), strict=True):
+        assert np.array_equal(axes.collections[0].get_offsets(), values)
+        assert len(axes.lines) == 3
+        assert np.array_equal(axes.images[0].get_array(), field) and axes.images[0].origin == "lower"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(curves)
+    assert plotting.png(plotting.plot_field(field, (-1, 1, -2, 2)), dpi=40)
+    with pytest.raises(ValueError, match="field: expected values on a grid"):
+        plotting.plot_field(np.zeros(3), (-1, 1, -2, 2))

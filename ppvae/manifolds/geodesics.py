@@ -314,6 +314,7 @@ def minimise(
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
     tiny, eps = torch.finfo(x.dtype).tiny, torch.finfo(x.dtype).eps
     gamma = (value.unsqueeze(-1) / dot(grad, grad).clamp(min=tiny)).clamp(max=1)  # promises no more than the value
+    tolerance = max(1e-12, 8 * eps)  # of relative changes of the value; sums of its terms are not more exact
     slope = torch.full_like(value, torch.inf)
     done = torch.zeros_like(value, dtype=torch.bool)
     for _ in range(iterations):
@@ -328,7 +329,7 @@ def minimise(
             r = r + s * (alpha - weight * dot(y, r))
         promised = dot(grad, r).squeeze(-1)
         slope = torch.where(done, slope, promised / value.clamp(min=tiny))
-        done = done | (slope <= eps)
+        done = done | (slope <= tolerance)
         if done.all():
             break
         step = torch.ones_like(value)
@@ -345,7 +346,8 @@ def minimise(
             if not searching.any():
                 break
             step = torch.where(searching, step / 2, step)
-        done = done | searching  # no step along a descent direction lowers the value: rounding is all that is left
+        # Where a step along a descent direction lowers the value by less than its rounding, that is all that is left.
+        done = done | searching | (value - new_value <= eps * value)
         s, y = new - x, new_grad - grad
         curvature, size = dot(s, y), dot(y, y)
         good = curvature > 1e-10 * dot(s, s)

@@ -14,8 +14,9 @@ the volume of a metric is large, by Markov chains that come back with the sample
 from ppvae.samplers.aggregate_posterior import aggregate_posterior
 from ppvae.samplers.centroid_mixture import CentroidMixture
 from ppvae.samplers.flow import fit_flow, flow
+from ppvae.samplers.interpolation import Interpolation, interpolate
 from ppvae.samplers.jitter import jitter
-from ppvae.samplers.metric import riemannian_metric
+from ppvae.samplers.metric import pullback_metric, riemannian_metric
 from ppvae.samplers.mixture import fit_mixture, mixture
 from ppvae.samplers.posterior import Posterior, posterior
 from ppvae.samplers.prior import prior
@@ -25,6 +26,7 @@ from ppvae.samplers.volume import Mass, RiemannianVolume
 
 __all__ = [
     "CentroidMixture",
+    "Interpolation",
     "Mass",
     "Posterior",
     "RiemannianVolume",
@@ -33,10 +35,12 @@ __all__ = [
     "fit_flow",
     "fit_mixture",
     "flow",
+    "interpolate",
     "jitter",
     "mixture",
     "posterior",
     "prior",
+    "pullback_metric",
     "riemannian",
     "riemannian_metric",
 ]

@@ -8,12 +8,12 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from ppvae.arrays import VAE, check_finite, check_pair, evaluating, own_store, seeded, to_tensors
+from ppvae.arrays import VAE, check_finite, check_pair, evaluating, home, own_store, seeded, to_tensors
 from ppvae.infer.elbo import latents
-from ppvae.manifolds import PosteriorCovarianceMetric
+from ppvae.manifolds import PosteriorCovarianceMetric, PullbackMetric
 from ppvae.samplers.centroids import k_means, k_medoids
 
-__all__ = ["riemannian_metric"]
+__all__ = ["pullback_metric", "riemannian_metric"]
 
 
 def riemannian_metric(
@@ -101,3 +101,30 @@ def _gaussian(vae: VAE, data: Any, batch_size: int) -> tuple[Tensor, Tensor]:
                     f"{sites[0]['name']}, got {type(base).__name__} with event shape {tuple(law.event_shape)}"
                 )
     return torch.cat(means), torch.cat(precisions)
+
+
+def pullback_metric(vae: VAE) -> PullbackMetric:
+    """The metric J^T J with J the Jacobian of the mean of p(x | z), of a VAE whose model is given nothing but x.
+
+    Lengths are those of decoded curves, in units of x.
+
+    :param vae: a model/guide pair with one latent, a vector of R^d.
+    """
+    check_pair(vae)
+    device, dtype = home(vae)
+    blank = torch.zeros((1, *vae.shape), dtype=dtype, device=device)
+    with own_store(), evaluating(vae), torch.no_grad(), pyro.validation_enabled(False), seeded(0):
+        names = [site["name"] for site in latents(poutine.trace(vae.guide).get_trace(blank))]
+    if len(names) != 1:
+        raise ValueError(f"pullback_metric: expected a guide with one latent, got {', '.join(names)}")
+
+    def decoder(z: Tensor) -> Tensor:
+        rows = z.reshape(-1, z.shape[-1])
+        trace = poutine.Trace()
+        trace.add_node(names[0], name=names[0], type="sample", value=rows, is_observed=False, infer={})
+        with own_store(), evaluating(vae), pyro.validation_enabled(False):
+            model = poutine.replay(vae.model, trace=trace)
+            law = poutine.trace(model).get_trace(blank.expand(len(rows), *vae.shape)).nodes["x"]["fn"]
+        return law.mean.reshape(*z.shape[:-1], *vae.shape)
+
+    return PullbackMetric(decoder, event_dim=len(vae.shape))

@@ -200,6 +200,7 @@ def _say_mixing(drawn: Tensor) -> None:
     if not worst <= 1.05:
         warnings.warn(
             f"the chains have not mixed: split R-hat of a coordinate of z is {worst:.2f}, where at most 1.05 is "
-            "expected; the samples depend on where the chains started. ppvae.diagnostics.convergence(samples.chains) says more",
+            "expected; the samples depend on where the chains started. ppvae.diagnostics.convergence(samples.chains) "
+            "says more",
             stacklevel=3,
         )

@@ -14,7 +14,8 @@ from torch import Size, nn
 import ppvae
 from ppvae.arrays import seeded
 from ppvae.infer import BatchedHMC
-from ppvae.samplers import RiemannianVolume, riemannian
+from ppvae.manifolds import InverseVolumeMetric, RiemannianManifold
+from ppvae.samplers import RiemannianVolume, interpolate, pullback_metric, riemannian
 from ppvae.samplers.centroids import k_means, k_medoids
 
 X = np.random.default_rng(0).random((60, 1, 4, 4)).astype(np.float32)
@@ -179,3 +180,36 @@ def test_wrong_arguments_raise():
         ppvae.riemannian_metric(make(SphericalVAE, 3), X, 5)
     with pytest.raises(ValueError, match="GaussianMixture"):
         ppvae.riemannian_metric(GaussianMixtureVAE((1, 4, 4)), X, 5)
+
+
+def test_the_pull_back_of_a_vae_is_that_of_its_mean():
+    vae = make()
+    metric, z = pullback_metric(vae), torch.as_tensor(ppvae.encode(vae, X[:5]))
+    for point, G in zip(z, metric(z), strict=True):
+        J = torch.autograd.functional.jacobian(lambda q: vae.decode(q[None]).mean.flatten(), point)
+        assert torch.allclose(G, J.T @ J, atol=1e-6)
+    linear = FullCovarianceVAE()
+    A = linear.decoder.weight.detach()
+    assert torch.allclose(pullback_metric(linear)(z), (A.T @ A).expand(5, 2, 2), atol=1e-6)
+
+
+def test_interpolations_go_along_geodesics_and_are_decoded():
+    vae = FullCovarianceVAE()
+    z = torch.as_tensor(ppvae.encode(vae, X[:4]))
+    found = interpolate(vae, pullback_metric(vae), z[:2], z[2:], num_points=5)
+    assert found.x.shape == found.straight_x.shape == (2, 5, 1, 4, 4) and found.z.shape == (2, 5, 2)
+    # the decoder is linear, so the geodesics are straight
+    assert np.allclose(found.z, found.straight_z, atol=1e-4)
+    distance = np.linalg.norm((found.x[:, 0] - found.x[:, -1]).reshape(2, -1), axis=1)
+    assert np.allclose(found.length, distance, rtol=1e-4)
+    assert np.allclose(found.straight_length, found.length, rtol=1e-4)
+    assert np.allclose(found.x[0], ppvae.decode(vae, found.z[0]), atol=1e-6)
+    metric = InverseVolumeMetric(ppvae.riemannian_metric(vae, X, 5, temperature=1.0), 0.5)
+    curved = interpolate(vae, metric, z[:2], z[2:], segments=8)
+    assert (curved.length <= curved.straight_length * (1 + 1e-4)).all()
+    expected = RiemannianManifold(metric, segments=8).dist(z[:2], z[2:])
+    assert np.allclose(curved.length, expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="start and end of one shape"):
+        interpolate(vae, metric, z[:2], z[:1])
+    with pytest.raises(ValueError, match="num_points"):
+        interpolate(vae, metric, z[:2], z[2:], num_points=1)
