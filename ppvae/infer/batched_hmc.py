@@ -284,6 +284,9 @@ class BatchedHMC(MCMCKernel):
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _unpack(self, q: Tensor) -> dict[str, Tensor]:
+        if len(self._shapes) == 1:
+            [(name, shape)] = self._shapes.items()
+            return {name: q.view(-1, *shape)}
         parts = q.split([shape.numel() for shape in self._shapes.values()], 1)
         return {n: part.reshape(-1, *shape) for (n, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
@@ -363,11 +366,11 @@ def leapfrog(
     :param s: step sizes, broadcast against q of shape (chains, D).
     :return: q, r, U(q) and the gradient at the end.
     """
-    r = r - s / 2 * g
-    for step in range(num_steps):
-        q = q + s * r
+    r = torch.addcmul(r, s, g, value=-0.5)
+    for step in range(1, num_steps + 1):
+        q = torch.addcmul(q, s, r)
         U, g = energy(q)
-        r = r - (s / 2 if step == num_steps - 1 else s) * g
+        r = torch.addcmul(r, s, g, value=-1.0 if step < num_steps else -0.5)
     return q, r, U, g
 
 
