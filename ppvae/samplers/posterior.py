@@ -274,13 +274,13 @@ class _Target:
         self.vae, self.rows, self.spheres = vae, rows, spheres
 
     def start(self) -> dict[str, Tensor]:
-        """Draws of the guide; a direction gets the length that normal vectors have."""
+        """Draws of the guide; a direction gets the length sqrt(m), as near 0 the steps that fit are tiny."""
         with torch.no_grad():
             trace = poutine.trace(self.vae.guide).get_trace(*self.rows)
         start = {}
         for name, on_sphere in self.spheres.items():
             z = trace.nodes[name]["value"]
-            start[name] = z * torch.randn_like(z).norm(dim=-1, keepdim=True) if on_sphere else z.clone()
+            start[name] = z * math.sqrt(z.shape[-1]) if on_sphere else z.clone()
         return start
 
     def points(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
