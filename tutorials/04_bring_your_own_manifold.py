@@ -19,6 +19,7 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 from ppvae.models import ManifoldVAE, WassersteinEmbedding
+from pyro.distributions import constraints
 
 import ppvae
 from ppvae import plotting
@@ -149,12 +150,16 @@ print("circle, turned:", train(circle))
 # %% [markdown]
 # ## The picture of the latent
 #
-# The posteriors' centres on the learned curve, coloured by the true position on the knot.
+# The posteriors' centres on the learned curve and on the circle, coloured by the true position on the knot. Where
+# colours alternate, two parts of the knot share a place: the encoder is torn, as that of a closed curve must be on a
+# learned f with ends, and can be on the circle, where `ppvae.metrics.winding_number` tells.
 
 # %%
 t = 2 * np.pi * np.random.default_rng(4).random(500)
 with torch.no_grad():
     on_the_curve = vae.latent(torch.as_tensor(x_test)).numpy()
     on_the_circle = circle.latent(torch.as_tensor(x_test)).numpy()
-plotting.plot_latent(on_the_curve, t).savefig(out / "04_knot.png")
-plotting.plot_latent(on_the_circle, t, CircleEmbedding.support).savefig(out / "04_circle.png")
+for name, points in (("knot", on_the_curve), ("circle", on_the_circle)):
+    figure = plotting.plot_latent(points, t, constraints.real)
+    figure.axes[-1].set_ylabel("position t on the knot (radians)")
+    figure.savefig(out / f"04_{name}.png")
