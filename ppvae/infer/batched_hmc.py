@@ -16,6 +16,9 @@ first of the next transition.
     mcmc.run()
     mcmc.get_samples(group_by_chain=True)["z"]  # (200, 1000, 16)
 
+    mcmc = BatchedMCMC(BatchedHMC(model, num_chains=100), 1000)  # or of a Pyro model
+    mcmc.run(data)
+
 References:
     [1] MCMC using Hamiltonian dynamics (Neal, 2011), https://arxiv.org/abs/1206.1901
     [2] The No-U-Turn Sampler (Hoffman and Gelman, 2014), section 3.2: the step size
@@ -393,7 +396,13 @@ class _ModelPotential:
                 continue
             if law.support.is_discrete:
                 raise ValueError(f"site {name!r}: expected a continuous latent, got {type(law).__name__}")
-            self.transforms[name] = biject_to(law.support).inv
+            try:
+                self.transforms[name] = biject_to(law.support).inv
+            except NotImplementedError:
+                raise ValueError(
+                    f"site {name!r}: no map from R^d to {law.support} is registered with torch's biject_to; latents on "
+                    "spheres are sampled by ppvae.posterior"
+                ) from None
             self.batch_shapes[name], self.event_dims[name] = law.batch_shape, len(law.event_shape)
 
     def initial_params(self) -> dict[str, Tensor]:

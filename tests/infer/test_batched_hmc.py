@@ -1,7 +1,6 @@
 """BatchedHMC: exact targets, the laws of the integrator, and Pyro's own MCMC around it."""
 
 import math
-import warnings
 
 import numpy as np
 import pyro
@@ -13,6 +12,7 @@ from pyro.infer.autoguide.initialization import init_to_sample
 from scipy import integrate, stats
 from torch import Tensor
 
+from ppvae.distributions import HypersphericalUniform
 from ppvae.infer import BatchedHMC, BatchedMCMC
 from ppvae.infer.batched_hmc import leapfrog
 
@@ -323,5 +323,11 @@ def test_options_and_starts_that_do_not_fit():
     with pytest.raises(ValueError, match="site 'c': expected a continuous latent, got Bernoulli"):
         kernel = BatchedHMC(coin, num_chains=2, init_strategy=init_to_sample)
         BatchedMCMC(kernel, 10, disable_progbar=True).run()
-    with warnings.catch_warnings(), pytest.raises(ValueError, match="num_chains: expected how many"):
+
+    def direction():
+        pyro.sample("u", HypersphericalUniform(3))
+
+    with pytest.raises(ValueError, match="site 'u': no map from R\\^d"):
+        BatchedMCMC(BatchedHMC(direction, num_chains=2, init_strategy=init_to_sample), 10, disable_progbar=True).run()
+    with pytest.raises(ValueError, match="num_chains: expected how many"):
         BatchedMCMC(BatchedHMC(coin), 10, disable_progbar=True).run()
