@@ -16,10 +16,10 @@ they never turn round).
 
     python benchmarks/embedding_toy.py a                    # results/embedding_toy_a.json; started again it goes on
     python benchmarks/embedding_toy.py b                    # results/embedding_toy_b.json
-    python benchmarks/embedding_toy.py tables               # the tables of these and of embedding_toy_b_longer.json
+    python benchmarks/embedding_toy.py tables               # the tables of these, embedding_toy_b_again and b_longer
 
-The last was made by the command in it, for two rows alone: twice the steps at a higher learning rate, as at 3e-3 the
-encoder of seed 2 is torn.
+The last two were made by the commands in them, for one and two rows: again, with other random numbers, as the encoder
+of seed 2 was torn; and with twice the steps at a higher learning rate.
 """
 
 import argparse
@@ -352,10 +352,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="results/embedding_toy_PART.json where not given")
     args = parser.parse_args()
     if args.part == "tables":
-        a, b, longer = (
-            json.loads((RESULTS / f"embedding_toy_{run}.json").read_text()) for run in ("a", "b", "b_longer")
-        )
-        print("\n".join([*table_a(a), *table_b(b), *table_b(longer), *table_of_embeddings(b["embeddings"])]))
+        names = ("a", "b", "b_again", "b_longer")
+        a, b, *more = (json.loads((RESULTS / f"embedding_toy_{name}.json").read_text()) for name in names)
+        tables = [*table_a(a), *(line for results in (b, *more) for line in table_b(results))]
+        print("\n".join([*tables, *table_of_embeddings(b["embeddings"])]))
         return
     torch.set_num_threads(1)
     results: dict = {
