@@ -2,13 +2,11 @@
 
 RGB views of a cube in uniformly random orientation (ppvae.data.render), likelihood N(f(z), 0.15^2) in every row, Adam,
 learning rate 1e-3. On a GPU 64 x 64 pixels, 20,000 images and 150 epochs; without one 32 x 32 pixels, 3,000 images and
-24 epochs, which is too short for good pictures and says so in the results.
+24 epochs, which is too short for good pictures and for a homeomorphism, and says so in the results.
 
 Rotation latents are trained coarse to fine: for the first third of the epochs the decoder is linear in the nine entries
-of z, with noise 0.3. The gradient of the posterior mean then leads to one place from nearly everywhere, whereas a deep
-decoder has places of its own for each face of the cube, and the encoder tears between them. Then the full decoder
-is trained alone for a sixth of the epochs, and together with the encoder for the rest. The Gaussian has all epochs at
-once.
+of z, with noise 0.3. Then the full decoder is trained alone for a sixth of the epochs, and together with the encoder
+for the rest. The Gaussian has all epochs at once.
 
 Columns as in so3_toy.py; the equivariance error is that of the best inner automorphism, as a deep decoder is free to
 choose the frame of the cube's turns; g and x are drawn anew.

@@ -7,7 +7,7 @@
 # A Gaussian latent of dimension 3 counts the dimensions right and has the wrong shape. A continuous encoder that tells
 # all orientations apart would put a copy of SO(3) into R^3, and there is none: no closed space of dimension 3 fits into
 # R^3. So the encoder must give something up. Either two orientations share a latent, or neighbours are torn apart.
-# With z in SO(3) nothing has to give.
+# With z in SO(3) nothing has to give, if training finds the way.
 
 # %%
 import os
@@ -52,7 +52,7 @@ ppvae.fit(gaussian, x, epochs=epochs, **options)
 # %% [markdown]
 # The rotations in two steps. A deep decoder can match a view by many wrong orientations, each a local optimum, and an
 # encoder that starts at random falls into several of them at once, with tears between. A decoder that is linear in the
-# nine entries of z leaves one optimum, of coarse pictures. Its encoder is then the start for the deep decoder.
+# nine entries of z has fewer, of coarse pictures. Its encoder is then the start for the deep decoder.
 
 # %%
 with seeded(0):
@@ -88,6 +88,11 @@ print(
 )
 
 # %% [markdown]
+# A space of the right shape does not make the encoder a homeomorphism: it only allows it. A homeomorphism sends each of
+# these turns to a loop of class 1, and with these few images and epochs all ten are of class 0: the encoder tells which
+# side of the cube it sees, and not yet how that side is turned. On the smaller problem of docs/results/rotations.md,
+# where the object is known to be a function of low degree, training does arrive.
+#
 # The turn on which the Gaussian encoder is torn worst: latents coloured by the angle of the cube, and the steps between
 # neighbours. In the ball of rotation vectors a path that leaves at the surface comes in on the opposite side; that is
 # no tear, since both points are one rotation.
@@ -109,9 +114,8 @@ axes.legend(frameon=False)
 figure.savefig(out / "06_steps.png")
 
 # %% [markdown]
-# What a tear means for pictures: between the two views on either side of the largest step there is hardly a turn of the
-# cube. Half way between their latents the Gaussian decoder draws what it has never been asked for; on SO(3) the way
-# between them is short, and every point on it is a view.
+# The pictures on the way across the largest step of the Gaussian encoder: there is hardly a turn of the cube between the
+# two views. On SO(3) the way is the geodesic between the two latents, and every point on it is a rotation.
 
 # %%
 i = int((distance["Gaussian-3"](*(torch.tensor(np.roll(z["Gaussian-3"][worst], -k, 0)) for k in (0, 1)))).argmax())
