@@ -114,8 +114,8 @@ axes.legend(frameon=False)
 figure.savefig(out / "06_steps.png")
 
 # %% [markdown]
-# The pictures on the way across the largest step of the Gaussian encoder: there is hardly a turn of the cube between the
-# two views. On SO(3) the way is the geodesic between the two latents, and every point on it is a rotation.
+# The pictures on the way across the largest step of the Gaussian encoder: there is hardly a turn of the cube between
+# the two views. On SO(3) the way is the geodesic between the two latents, and every point on it is a rotation.
 
 # %%
 i = int((distance["Gaussian-3"](*(torch.tensor(np.roll(z["Gaussian-3"][worst], -k, 0)) for k in (0, 1)))).argmax())
