@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal
 import ppvae
 from ppvae import samplers
 from ppvae.arrays import seeded
-from ppvae.nn import Clusters
+from ppvae.nn import Clusters, PoissonLikelihood
 from ppvae.samplers import Samples, fit_flow, fit_mixture
 
 X = np.random.default_rng(0).random((40, 1, 4, 4)).astype(np.float32)
@@ -105,6 +105,25 @@ def test_several_latents_come_as_a_dict():
         samplers.jitter(vae, x, 5)
     with pytest.raises(ValueError, match="z: expected a dict of the latents"):
         ppvae.decode(vae, np.zeros((7, 2)))
+
+
+def test_what_the_model_is_given_reaches_the_decoder():
+    """Counts x ~ Poisson(s exp(h(z))): the decoded mean is in proportion to the size factor s."""
+    torch.manual_seed(0)
+    vae = GaussianVAE((3,), 2, (8,), likelihood=PoissonLikelihood(size_factor=True))
+    x, sizes = np.random.default_rng(0).poisson(3.0, (20, 3)), np.linspace(1, 5, 20)
+    one, five = (samplers.prior(vae, 4, np.full(4, s), seed=0) for s in (1.0, 5.0))
+    assert np.array_equal(one.z, five.z) and np.allclose(five.x, 5 * one.x)
+    one, five = (samplers.mixture(vae, (x, sizes), 4, np.full(4, s), num_components=1, seed=0) for s in (1.0, 5.0))
+    assert np.allclose(five.x, 5 * one.x)
+    for draw in (samplers.aggregate_posterior, samplers.jitter):
+        drawn = draw(vae, (x, sizes), 50, seed=0)
+        factors = drawn.x / ppvae.decode(vae, drawn.z, np.ones(50))
+        assert np.allclose(factors, factors[:, :1]) and {round(float(f), 3) for f in factors[:, 0]} <= {
+            round(float(s), 3) for s in sizes
+        }
+    with pytest.raises(ValueError, match="expected 1 arrays beside x, got 0"):
+        samplers.prior(vae, 4)
 
 
 class TestFitMixture:
