@@ -86,7 +86,8 @@ def frechet_distance(
     :param generated: data, shape (m, *shape).
     :param features: from data to features; where None the data are flattened.
     :param resamples: bootstrap resamples of both samples, each as costly as the distance itself; 0 for no interval.
-        The interval is their spread put around the estimate: resampling adds a bias, which is taken out.
+        The interval is their spread put around the estimate, and ends at 0: resampling adds a bias, which is taken
+        out.
     :param level: probability of the interval.
     :param seed: seed of the resamples.
     :raises ValueError: if a sample has fewer than two data, or features differ in number or are not finite.
@@ -97,7 +98,8 @@ def frechet_distance(
         return Estimate(value)
     rng = np.random.default_rng(seed)
     replicates = [_frechet(_resampled(r, rng), _resampled(g, rng)) for _ in range(resamples)]
-    return _centred(value, replicates, level)
+    interval = _centred(value, replicates, level)
+    return Estimate(value, max(0.0, interval.low), interval.high)
 
 
 def _frechet(r: Tensor, g: Tensor) -> float:

@@ -48,6 +48,7 @@ class TestFrechetDistance:
         values = [frechet_distance(*draw(i), resamples=0).value for i in range(200)]
         estimate = frechet_distance(*draw(1000), resamples=200)
         assert estimate.low < estimate.value < estimate.high
+        assert frechet_distance(R, R + 1e-3, resamples=20).low == 0
         assert (estimate.high - estimate.low) / (2 * 1.96) == pytest.approx(np.std(values), rel=0.25)
 
 
