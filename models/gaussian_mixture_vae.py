@@ -10,8 +10,11 @@ values are known [3]:
 
     fit(GaussianMixtureVAE(shape), x)
     fit(GaussianMixtureVAE(shape, EnumeratedClusters(10, 10)), x, objective=EnumeratedELBO())
-    fit(GaussianMixtureVAE(shape, LabelledClusters(10, 10)), (x, y, known), objective=Regularized(EnumeratedELBO(),
-    label=LabelTerm()))
+    fit(
+        GaussianMixtureVAE(shape, LabelledClusters(10, 10)),
+        (x, y, known),
+        objective=Regularized(EnumeratedELBO(), label=LabelTerm()),
+    )
 
 ``vae.clusters.law.cluster_probs(ppvae.encode(vae, x))`` is p(c | z_c) at the centre of the guide.
 

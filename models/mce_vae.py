@@ -13,11 +13,18 @@ measure and normaliser, and the ELBO is a bound of log p(x). The objective of [1
 the mixture it has Jensen's bound from the wrong side.
 
 Nothing above keeps z and z_c from knowing the pose: f can draw a turned image as well as g can turn one. Three ways to
-see to it, which combine:
+see to it, which combine. With a canonicalizer x is moved back by the centre of q(tau | x), and then encoded [2]; the
+loss of [1] is a term of the objective; or canonical images x_0 are known [1]:
 
-    MCEVAE(shape, canonicalizer=PolarCanonicalizer(shape))           move x back by the centre of q(tau | x), then
-    encode it [2] objective=Regularized(ELBO(), invariance=Invariance(RandomSimilarity()))      the loss of [1]
-    MCEVAE(shape, canonical=BernoulliLikelihood()), fit(vae, (x, x_0))            canonical images x_0 are known [1]
+    MCEVAE(shape, canonicalizer=PolarCanonicalizer(shape))
+    fit(MCEVAE(shape), x, objective=Regularized(ELBO(), invariance=Invariance(RandomSimilarity())))
+    fit(MCEVAE(shape, canonical=BernoulliLikelihood()), (x, x_0))
+
+A canonicalizer with one direction leaves some images upside down, whose guide starts on the wrong side; with several
+the objective weighs them:
+
+    vae = MCEVAE(shape, pose=Pose(directions=2), canonicalizer=PolarCanonicalizer(shape, directions=2))
+    fit(vae, x, objective=EnumeratedELBO())
 
 For clusters that are enumerated, or partly labelled, see :class:`ppvae.nn.EnumeratedClusters` and
 :class:`ppvae.nn.LabelledClusters`.
