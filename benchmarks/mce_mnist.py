@@ -244,7 +244,7 @@ def run(model: str, move: str, seed: int, args: argparse.Namespace) -> dict:
 
 def table() -> str:
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    settings = sorted({(r["images"], r["epochs"]) for r in results})
+    settings = sorted({(r["images"], r["epochs"]) for r in results}, reverse=True)
     lines = []
     for setting in settings:
         some = [r for r in results if (r["images"], r["epochs"]) == setting]

@@ -160,7 +160,7 @@ figure.savefig(out / "05_around.png")
 law = vae.clusters.law
 with torch.no_grad():
     order = law.probs.argsort(descending=True)
-    figure = plotting.image_grid(canonical(law.loc[order], torch.zeros(10, 3)), columns=10)
+    figure = plotting.image_grid(canonical(law.loc[order], torch.zeros(10, 3)), columns=5)
 figure.axes[0].set_title("means of the ten clusters, the largest first", fontsize=9)
 figure.savefig(out / "05_prototypes.png")
 print("weights of the clusters:", law.probs[order].detach().numpy().round(2))
