@@ -12,8 +12,8 @@ their angles kept.
 
 All have the perceptron 256-128 for an encoder and its reverse for a decoder, Adam at 1e-3, a KL weight that rises over
 the first tenth of the epochs, and one Gaussian for q(z_c | x) save "labels". "mixture", "mce" and "canonical" place
-their clusters by k-means on the centres of q(z_c | x) after half of the epochs, as in VaDE. No label of the test set
-is used but by the scores; --held-out scores other images and keeps nothing: for choosing between settings.
+their clusters by k-means on the centres of q(z_c | x) after half of the epochs, as in VaDE. Test images are for the
+scores alone; --held-out scores validation images instead and keeps nothing: for choosing between settings.
 
     python benchmarks/mce_mnist.py                             # every run that has no result yet
     python benchmarks/mce_mnist.py --moves full --models mce   # some of them
