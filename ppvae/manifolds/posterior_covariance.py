@@ -114,9 +114,9 @@ class PosteriorCovarianceMetric(RiemannianMetric):
         """What is the same for all z, with P = Sigma^-1 in rows, and zz = z * z for a diagonal P, else z z^T."""
         mu, P = self.centroids.double(), self.precision.double()
         Pmu = self._product(P.flatten(1), mu)
-        # (z - mu)^T P (z - mu) = [zz, z] . [P, -2 P mu] + mu . P mu
-        self._features = torch.cat([P.flatten(1), -2 * Pmu], 1)
-        self._offsets = (mu * Pmu).sum(1)
+        # log omega = -(z - mu)^T P (z - mu) / rho^2 = -([zz, z] . [P, -2 P mu] + mu . P mu) / rho^2
+        self._features = torch.cat([P.flatten(1), -2 * Pmu], 1) / -(self.temperature**2)
+        self._offsets = (mu * Pmu).sum(1) / -(self.temperature**2)
         d = mu.shape[1]
         self._eye = torch.ones(d, device=mu.device) if self.diagonal else torch.eye(d, device=mu.device).flatten()
         self._rows = {dtype: torch.cat([P.flatten(1), Pmu], 1).to(dtype) for dtype in (torch.float32, torch.float64)}
@@ -146,9 +146,9 @@ class PosteriorCovarianceMetric(RiemannianMetric):
         with torch.no_grad():
             values, grads = [], []
             for rows in self._row_chunks(z.reshape(-1, z.shape[-1])):
-                S, m, exponents = self._sum(rows)
+                S, m, weights = self._sum(rows)
                 values.append(z.shape[-1] / 2 * m + self._half_log_det(S))
-                grads.append(self._pull(rows, m, 0.5 * self._inverse(S), exponents))
+                grads.append(self._pull(rows, m, 0.5 * self._inverse(S), weights))
             return torch.cat(values).to(z.dtype).reshape(z.shape[:-1]), torch.cat(grads).reshape(z.shape)
 
     def log_kernel_mixture(self, z: Tensor, log_weights: Tensor, power: float = 1.0) -> Tensor:
@@ -197,33 +197,31 @@ class PosteriorCovarianceMetric(RiemannianMetric):
         features = torch.cat([self._pairs(z, z), z], 1)
         for start in range(0, len(self.centroids), size):
             tile = slice(start, start + size)
-            quadratic = torch.addmm(self._offsets[tile], features, self._features[tile].T)
-            yield tile, quadratic * (-1 / self.temperature**2)
+            yield tile, torch.addmm(self._offsets[tile], features, self._features[tile].T)
 
-    def _sum(self, z: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """S and m with G = e^m S, G in rows, m in float64; and the exponents where they are few enough to be kept."""
+    def _sum(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """S and m with G = e^m S, G in rows, m in float64; and omega / e^m, where it is one tile."""
         F = self._eye.numel()
         m = self.log_background(z.double())
         S = self._eye.to(z.dtype).expand(len(z), F) * (1.0 if self.regularization else 0.0)
-        kept: list[Tensor] = []
         for tile, exponents in self._exponents(z):
             top = torch.maximum(m, exponents.amax(1))
             weights = _exp(exponents - top.unsqueeze(1), z.dtype)
             S = torch.addmm(S * (m - top).exp().to(z.dtype).unsqueeze(1), weights, self._rows[z.dtype][tile, :F])
             m = top
-            kept.append(exponents)
-            if exponents.shape[1] < len(self.centroids):
-                kept = []
-        return S, m, kept
+        return S, m, weights if weights.shape[1] == len(self.centroids) else None
 
-    def _pull(self, z: Tensor, m: Tensor, bar: Tensor, kept: list[Tensor]) -> Tensor:
+    def _pull(self, z: Tensor, m: Tensor, bar: Tensor, kept: Tensor | None) -> Tensor:
         """The gradient of S . bar in z, at fixed m: shape (points, d)."""
         F = self._eye.numel()
         rows = self._rows[z.dtype]
         sums = z.new_zeros(len(z), rows.shape[1])
-        for tile, exponents in [(slice(None), kept[0])] if kept else self._exponents(z):
-            weights = _exp(exponents - m.unsqueeze(1), z.dtype) * (bar @ rows[tile, :F].T)
-            sums = sums + weights @ rows[tile]
+        if kept is not None:
+            sums = (kept * (bar @ rows[:, :F].T)) @ rows
+        else:
+            for tile, exponents in self._exponents(z):
+                weights = _exp(exponents - m.unsqueeze(1), z.dtype)
+                sums = sums + (weights * (bar @ rows[tile, :F].T)) @ rows[tile]
         grad = (-2 / self.temperature**2) * (self._product(sums[:, :F], z) - sums[:, F:])
         if not self.decay:
             return grad
@@ -256,4 +254,4 @@ class _Sum(torch.autograd.Function):
         z, m = ctx.saved_tensors
         size = max(min(len(z), math.isqrt(ctx.metric.chunk)), 1)
         parts = zip(z.split(size), m.split(size), bar.split(size), strict=True)
-        return torch.cat([ctx.metric._pull(*part, []) for part in parts]), None
+        return torch.cat([ctx.metric._pull(*part, None) for part in parts]), None
