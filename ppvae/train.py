@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ppvae import parallel
 from ppvae.arrays import (
     VAE,
     check_domain,
@@ -132,6 +133,9 @@ def fit(
     weight. An interrupt (Ctrl-C) ends training with the best weights in hand, as does an error. Training starts from
     the weights that the VAE has; ``torch.manual_seed`` before it is built fixes them.
 
+    In a process group of torch.distributed, as torchrun makes it, all processes call it with the same data, and each
+    trains on its share of every batch (:mod:`ppvae.parallel`); the first writes, shows progress and calls back.
+
     :param vae: a module with ``model(x, *given)``, ``guide(x, *given)`` and ``shape``.
     :param data: an array (numpy or tensor) of shape (n, *vae.shape), a tuple ``(x, *given)`` of arrays, a ``Dataset``
         or a ``DataLoader`` of such. Arrays are moved to the device once and sliced there. What does not fit is read
@@ -205,8 +209,16 @@ def fit(
             "Pyro's own objectives are trained with Pyro's SVI"
         )
     check_pair(vae)
-    if checkpoint is not None and not resume and Path(checkpoint).exists():
+    found = checkpoint is not None and Path(checkpoint).exists()
+    if found and not resume:
         raise FileExistsError(f"{checkpoint} exists; continue it with resume=True, or choose another file")
+    processes, order = parallel.group(), 0
+    if processes is not None:
+        if compile in ("graph", "inductor"):
+            raise ValueError(f"compile: several processes train without compilation, got {compile!r}")
+        compile, progress = False, progress and processes.rank == 0
+        seed = order = processes.share(int(torch.randint(2**31, ())) if seed is None else seed)
+        processes.wait()  # before the first of them writes the checkpoint that others look for
 
     vae.to(device=device, dtype=dtype)
     with own_store(), seeded(seed), pyro.validation_enabled(False):
@@ -214,6 +226,9 @@ def fit(
         held_out = None
         if validation is not None:
             held_out = _batches(vae, validation, batch_size, transform, training=False, say=False)
+        if processes is not None:
+            batches = _dealt(batches, processes, order)
+            held_out = held_out and _dealt(held_out, processes, 0)
         objective = objective or ELBO()
         parameters = [p for p in vae.parameters() if p.requires_grad]
         stepper = _adam(lr)(parameters) if optimizer is None else optimizer(parameters)
@@ -241,6 +256,7 @@ def fit(
                 "patience": patience,
                 "seed": seed,
                 "dtype": str(home(vae)[1]),
+                **({} if processes is None else {"processes": processes.size}),
             }
             parts: dict[str, Any] = {
                 "fit": result,
@@ -251,17 +267,23 @@ def fit(
             if schedule is not None:
                 parts["scheduler"] = schedule
             saved = Checkpoint(checkpoint, vae, settings, parts)
-            if not Path(checkpoint).exists():
-                saved.save()
-            else:
+            if found:
                 saved.load()
                 if result.epochs > epochs:
                     raise ValueError(f"epochs: {checkpoint} has done {result.epochs} already, got {epochs}")
                 if progress:
                     print(f"ppvae: {checkpoint} continues after epoch {result.epochs}", file=sys.stderr)
+                if isinstance(batches, parallel.Share):
+                    batches.epoch = result.epochs
+            elif processes is None or not processes.rank:
+                saved.save()
+        if isinstance(batches, parallel.Share):
+            step = parallel.make_step(vae, objective, stepper, batches, clip_norm)
+        else:
+            step = make_step(mode, vae, objective, stepper, batches, clip_norm, say)
         return _train(
             result,
-            make_step(mode, vae, objective, stepper, batches, clip_norm, say),
+            step,
             batches,
             held_out,
             objective,
@@ -273,6 +295,7 @@ def fit(
             saved,
             progress,
             callbacks,
+            processes,
         )
 
 
@@ -290,6 +313,7 @@ def _train(
     checkpoint: Checkpoint | None,
     progress: bool,
     callbacks: Sequence[Callback],
+    processes: "parallel.Group | None",
 ) -> Fit:
     vae = result.vae
     full_weight = objective.kl_weight
@@ -328,7 +352,8 @@ def _train(
                 )
             if held_out is not None:
                 objective.kl_weight.copy_(full_weight)
-                valid = _evaluate(vae, objective, held_out, epoch)
+                sums = Sums() if processes is None else parallel.SharedSums(home(vae)[0])
+                valid = _evaluate(vae, objective, held_out, epoch, sums)
                 record |= {f"valid_{name}": value for name, value in valid.items()}
             result.seconds = record["seconds"] = time.perf_counter() - start
             if scheduler is not None:
@@ -349,10 +374,13 @@ def _train(
                 scheduler.step(score)
             elif scheduler is not None:
                 scheduler.step()
-            for callback in callbacks:
-                callback(result)
-            if checkpoint is not None:
-                checkpoint.save()
+            if processes is None or not processes.rank:  # the first process alone calls, shows and writes
+                for callback in callbacks:
+                    callback(result)
+                if checkpoint is not None:
+                    checkpoint.save()
+            if processes is not None:
+                result.stopped = processes.share(result.stopped)
             if result.stopped:
                 break
         result.stopped = result.stopped or "epochs"
@@ -504,6 +532,15 @@ def _batches(vae: VAE, data: Any, batch_size: int, transform: Transform | None, 
     return _Sliced(tensors, batch_size, None, shuffle=False)
 
 
+def _dealt(batches: Batches, processes: "parallel.Group", seed: int) -> "parallel.Share":
+    if not isinstance(batches, _Sliced):
+        raise ValueError(
+            "data: several processes take their shares of arrays in memory, not of what is read from a disk or by a "
+            "DataLoader; load the data with numpy.asarray, or train in one process"
+        )
+    return parallel.Share(batches, processes, seed)
+
+
 def _check_last_batch(vae: VAE, n: int, batch_size: int) -> None:
     normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in vae.modules())
     if normalised and n % batch_size == (1 if batch_size > 1 else 0):
@@ -545,8 +582,7 @@ def _check_manifolds(vae: VAE, optimizer: Optimizer) -> None:
         )
 
 
-def _evaluate(vae: VAE, objective: TensorELBO, batches: Batches, epoch: int) -> dict[str, float]:
-    sums = Sums()
+def _evaluate(vae: VAE, objective: TensorELBO, batches: Batches, epoch: int, sums: Sums) -> dict[str, float]:
     # The same draws each epoch: the validation losses of two epochs then differ by the weights alone.
     with torch.no_grad(), evaluating(vae), seeded(0), pyro.validation_enabled(False):
         for key in batches:

@@ -76,9 +76,14 @@ def fit(argv: Sequence[str]) -> None:
     for option, what in (("data", "a name of `ppvae data`, or a file"), ("out", "the folder to write")):
         if options[option] is None:
             raise ValueError(f"fit: --{option} is missing: {what}, e.g. ppvae fit {name} --data digits --out runs/a")
-    from ppvae.cli import runs
+    from ppvae.cli import processes, runs
 
     out = Path(options.out)
+    options.checkpoint = options.checkpoint or str(out / "checkpoint.safetensors")
+    if processes.launched():  # what is checked below was checked before
+        with processes.joined(options):
+            runs.train(parser, options, out)
+        return
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; name a folder")
     held = [file for file in runs.FILES if (out / file).exists()]
@@ -87,14 +92,16 @@ def fit(argv: Sequence[str]) -> None:
             f"{out} already holds a run ({', '.join(held)}); choose another --out, continue it with --resume, or "
             "replace it with --force"
         )
-    options.checkpoint = options.checkpoint or str(out / "checkpoint.safetensors")
     if options.force and not options.resume:
         Path(options.checkpoint).unlink(missing_ok=True)
     then = options.versions or {}
     changed = [f"{p} {then[p]} then, {now} now" for p, now in runs.versions().items() if then.get(p, now) != now]
     if changed:
         print(f"ppvae: numbers may differ from those of {options.config[-1]}: {', '.join(changed)}", file=sys.stderr)
-    runs.train(parser, options, out)
+    if options.devices == 1:
+        runs.train(parser, options, out)
+    else:
+        processes.launch(options, ["fit", name, *argv])
     print(f"Next: ppvae evaluate {out}; ppvae report {out}; ppvae generate {out} --png {out / 'samples.png'}")
 
 

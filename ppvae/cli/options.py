@@ -116,6 +116,12 @@ def fit_parser(name: str) -> Parser:
 
     everything: set[str | int] = {*inspect.signature(train.fit).parameters}
     group.add_function_arguments(train.fit, as_group=False, skip={*everything} - {*fit_options()})
+    group.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        help="how many processes train together, each on its share of every batch; with --device cuda one GPU for each",
+    )
     bounds = {objective: objectives.find(objective) for objective in objectives.names()}
     _add_classes(parser, group, "objective", bounds, "what is optimised, see ppvae objectives; elbo where not given.")
     group.add_argument("--device", type=str | None, help="where to train, e.g. cuda; the CPU where not given")

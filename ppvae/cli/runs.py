@@ -22,6 +22,7 @@ from pyro import poutine
 
 import ppvae
 from ppvae.arrays import evaluating, own_store, seeded, to_tensors
+from ppvae.cli import processes
 from ppvae.cli.options import TOLD, fit_options, model_options, record
 from ppvae.cli.preparation import Prepared, open_data, prepare, settle
 from ppvae.infer import ELBO
@@ -65,6 +66,8 @@ def train(parser: ArgumentParser, options: Namespace, out: Path) -> None:
     )
     if result.best_epoch is None:
         raise KeyboardInterrupt  # before the end of the first epoch: there is nothing to keep
+    if not processes.first():
+        return
     out.mkdir(parents=True, exist_ok=True)
     for old in ("evaluation.json", "posterior.npz"):  # they were of the run that is replaced
         (out / old).unlink(missing_ok=True)
