@@ -13,6 +13,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppvae.nn import unregistered
+from ppvae.nn.networks import network_dtype
 
 VAE = Any  # an nn.Module with model, guide and shape
 
@@ -260,3 +261,30 @@ def seeded(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def precise(precision: str, device: torch.device) -> Iterator[None]:
+    """Multiply matrices in ``"tf32"`` on CUDA, or run networks in ``"bf16"``; do nothing for ``"float32"``.
+
+    :raises ValueError: for another precision, or for tf32 on another device.
+    """
+    if precision == "bf16":
+        with network_dtype(torch.bfloat16):
+            yield
+    elif precision == "tf32":
+        if device.type != "cuda":
+            raise ValueError(f"precision: 'tf32' is a format of CUDA devices, got a model on {device}; choose 'bf16'")
+        backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+        before = [backend.allow_tf32 for backend in backends]
+        try:
+            for backend in backends:
+                backend.allow_tf32 = True
+            yield
+        finally:
+            for backend, allowed in zip(backends, before, strict=True):
+                backend.allow_tf32 = allowed
+    elif precision == "float32":
+        yield
+    else:
+        raise ValueError(f"precision: expected 'float32', 'tf32' or 'bf16', got {precision!r}")

@@ -31,6 +31,7 @@ from ppvae.arrays import (
     home,
     on_disk,
     own_store,
+    precise,
     read_rows,
     seeded,
     to_tensors,
@@ -121,6 +122,7 @@ def fit(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     compile: Literal["auto", "graph", "inductor", False] = "auto",
+    precision: Literal["float32", "tf32", "bf16"] = "float32",
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -165,6 +167,9 @@ def fit(
         gradients, which takes seconds; False leaves it to Python. "auto" is "graph" on CUDA, and on a CPU "inductor"
         where at least 40000 steps are to come, twice the number that earns the compilation back. Draws are the same;
         numbers differ in rounding. What cannot be traced is told, and runs as it is (:mod:`ppvae.steps`).
+    :param precision: how networks compute. "tf32" multiplies matrices in TensorFloat-32, on CUDA; "bf16" runs the
+        networks that :class:`ppvae.nn.Batched` wraps, as those of all models are, under autocast to bfloat16. Weights,
+        laws and densities stay in the dtype of training. On a CPU without bfloat16 units it is slower than float32.
     :param checkpoint: file to write the state of training to, before the first and after each epoch, whole or not at
         all.
     :param resume: whether to continue from the checkpoint, where there is one: a run on arrays comes to exactly the
@@ -221,7 +226,7 @@ def fit(
         processes.wait()  # before the first of them writes the checkpoint that others look for
 
     vae.to(device=device, dtype=dtype)
-    with own_store(), seeded(seed), pyro.validation_enabled(False):
+    with own_store(), seeded(seed), pyro.validation_enabled(False), precise(precision, home(vae)[0]):
         batches = _batches(vae, data, batch_size, transform, training=True, say=progress)
         held_out = None
         if validation is not None:
@@ -256,6 +261,7 @@ def fit(
                 "patience": patience,
                 "seed": seed,
                 "dtype": str(home(vae)[1]),
+                **({} if precision == "float32" else {"precision": precision}),
                 **({} if processes is None else {"processes": processes.size}),
             }
             parts: dict[str, Any] = {

@@ -476,3 +476,32 @@ class TestMemoryMaps:
         torch.manual_seed(0)
         once = ppvae.fit(GaussianVAE((6,), 2, (8,)), x, epochs=2, batch_size=16, seed=0, progress=False)
         assert fit.history["loss"] == once.history["loss"]
+
+
+class TestPrecision:
+    x = (np.random.default_rng(0).random((60, 6)) > 0.5).astype(np.float32)
+
+    def fitted(self, precision, seen=None):
+        torch.manual_seed(0)
+        vae = GaussianVAE((6,), 2, (8,))
+        if seen is not None:
+            vae.encoder.module.layers[0].register_forward_hook(lambda module, x, y: seen["layer"].add(y.dtype))
+            vae.head.register_forward_hook(lambda module, h, q: seen["law"].add(q.base_dist.scale.dtype))
+        fit = ppvae.fit(vae, self.x, epochs=3, batch_size=20, seed=0, precision=precision, progress=False)
+        assert {p.dtype for p in vae.parameters()} == {torch.float32}
+        return fit.history["loss"], vae
+
+    def test_bf16_is_of_the_networks_alone(self):
+        seen = {"layer": set(), "law": set()}
+        loss, vae = self.fitted("bf16", seen)
+        assert seen == {"layer": {torch.bfloat16}, "law": {torch.float32}}
+        exact = self.fitted("float32")[0]
+        assert loss != exact and np.allclose(loss, exact, rtol=0.02)
+        assert vae.encoder(torch.as_tensor(self.x)).dtype == torch.float32
+        assert seen["layer"] == {torch.bfloat16, torch.float32}  # after training as before
+
+    def test_what_is_not_there_is_refused(self):
+        with pytest.raises(ValueError, match="'tf32' is a format of CUDA devices"):
+            self.fitted("tf32")
+        with pytest.raises(ValueError, match="expected 'float32', 'tf32' or 'bf16', got 'half'"):
+            self.fitted("half")

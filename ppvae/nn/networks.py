@@ -2,9 +2,25 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
+import torch
 from torch import Tensor, nn
+
+_NETWORK_DTYPE: ContextVar[torch.dtype | None] = ContextVar("network_dtype", default=None)
+
+
+@contextmanager
+def network_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Run the networks in :class:`Batched` under torch's autocast to ``dtype``; what they return keeps the dtype of
+    their input, so that parameters of laws and densities are as precise as ever."""
+    token = _NETWORK_DTYPE.set(dtype)
+    try:
+        yield
+    finally:
+        _NETWORK_DTYPE.reset(token)
 
 
 class Batched(nn.Module):
@@ -26,7 +42,7 @@ class Batched(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch = x.shape[: x.dim() - self.event_dim]
         event = x.shape[len(batch) :]
-        y = self.module(x if len(batch) == 1 else x.reshape(-1, *event))
+        y = self._call(x if len(batch) == 1 else x.reshape(-1, *event))
         if self.out_shape is not None and y.shape[1:] != self.out_shape:
             fits = math.prod(y.shape[1:]) == math.prod(self.out_shape)
             advice = f"; end it in nn.Unflatten(1, {self.out_shape})" if fits and y.dim() == 2 else ""
@@ -35,6 +51,13 @@ class Batched(nn.Module):
                 f"{tuple(event)}, got {tuple(y.shape[1:])}{advice}"
             )
         return y if len(batch) == 1 else y.reshape(batch + y.shape[1:])
+
+    def _call(self, x: Tensor) -> Tensor:
+        dtype = _NETWORK_DTYPE.get()
+        if dtype is None:
+            return self.module(x)
+        with torch.autocast(x.device.type, dtype):
+            return self.module(x).to(x.dtype)
 
 
 class MLP(nn.Module):
