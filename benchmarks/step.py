@@ -1,20 +1,35 @@
-"""Time of one training step: ours against a hand-written PyTorch loop, in pairs.
+"""Time of one training step: ours, hand-written PyTorch, Pyro's SVI, and the trainers of Pythae and Lightning.
 
-The network is 784-512-16-512-784 with a Gaussian latent and a Bernoulli likelihood, batch 128, one thread. Blocks of
-steps of each variant alternate, so that a change of the machine's speed meets all of them; the ratio is the median
-over the pairs.
+Networks: a perceptron 784-512-16-512-784 with batches of 128, a convolutional one on the same data, and a tiny one,
+8-8-2-8-8 with batches of 8, whose step is all overhead. The likelihood is Bernoulli, the latent Gaussian, or vMF on the
+sphere S^15; the bound is the ELBO, or IWAE with 50 samples. Adam's learning rate is 1e-3 everywhere; ours is fused, as
+in ppvae.fit.
 
-    python benchmarks/step.py            # measures, writes benchmarks/results/step.json, prints the table
-    python benchmarks/step.py --table    # prints the table of the last measurement
+Blocks of steps of all variants of a case alternate, each on the same data in memory. A block is timed twice: CPU time
+of the process, which other work on the machine disturbs less, and wall time. A ratio is the median over the blocks of
+the ratio to the hand-written loop with torch's default Adam in the same block, with its quartiles. Compilation and the
+first block are left out; their seconds are told. On CUDA, wall time is all that counts.
+
+    python benchmarks/step.py             # measures, writes benchmarks/results/step.json, prints the table
+    python benchmarks/step.py --table     # prints the table of the last measurement
+
+Pythae 0.1.2 and Lightning are measured where they are installed.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyro
 import torch
@@ -23,118 +38,346 @@ from ppvae.models import GaussianVAE, SphericalVAE
 from torch import Tensor, nn
 from torch.optim import Adam
 
-import ppvae
+from ppvae.arrays import own_store
+from ppvae.infer import ELBO, IWAE_ELBO
+from ppvae.steps import Graph, Inductor, make_step, settle
+from ppvae.train import _Sliced
 
-BATCH, PIXELS = 128, 784
-Block = Callable[[], float]  # runs some steps, returns the seconds they took
+Block = Callable[[], None]  # runs all steps of a block
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+K = 50  # samples of the IWAE
+
+
+def networks(name: str) -> dict[str, Any]:
+    """Shape of a datum, size of a batch, and functions that make encoder (to n features) and decoder (from n)."""
+    if name == "conv":
+        return {
+            "shape": (1, 28, 28),
+            "batch": 128,
+            "dim": 16,
+            "encoder": lambda n: nn.Sequential(
+                nn.Conv2d(1, 32, 4, 2, 1),
+                nn.ReLU(),
+                nn.Conv2d(32, 64, 4, 2, 1),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(64 * 49, n),
+            ),
+            "decoder": lambda n: nn.Sequential(
+                nn.Linear(n, 64 * 49),
+                nn.ReLU(),
+                nn.Unflatten(1, (64, 7, 7)),
+                nn.ConvTranspose2d(64, 32, 4, 2, 1),
+                nn.ReLU(),
+                nn.ConvTranspose2d(32, 1, 4, 2, 1),
+            ),
+        }
+    d, h, dim, batch = (784, 512, 16, 128) if name == "MLP" else (8, 8, 2, 8)
+    return {
+        "shape": (d,),
+        "batch": batch,
+        "dim": dim,
+        "encoder": lambda n: nn.Sequential(nn.Linear(d, h), nn.ReLU(), nn.Linear(h, n)),
+        "decoder": lambda n: nn.Sequential(nn.Linear(n, h), nn.ReLU(), nn.Linear(h, d)),
+    }
 
 
 class HandWritten(nn.Module):
-    """The same network and loss in plain PyTorch."""
+    """Network and loss in plain PyTorch."""
 
-    def __init__(self, dim: int, hidden: int):
+    def __init__(self, net: dict[str, Any], samples: int = 1):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, hidden), nn.ReLU(), nn.Linear(hidden, 2 * dim))
-        self.decoder = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, PIXELS))
+        self.encoder, self.decoder, self.samples = net["encoder"](2 * net["dim"]), net["decoder"](net["dim"]), samples
 
     def forward(self, x: Tensor) -> Tensor:
         loc, log_scale = self.encoder(x).chunk(2, -1)
-        z = loc + log_scale.exp() * torch.randn_like(loc)
-        reconstruction = -F.binary_cross_entropy_with_logits(self.decoder(z), x.flatten(1), reduction="sum")
-        kl = 0.5 * (loc.square() + (2 * log_scale).exp() - 1 - 2 * log_scale).sum()
-        return (kl - reconstruction) / len(x)
+        if self.samples == 1:
+            z = loc + log_scale.exp() * torch.randn_like(loc)
+            reconstruction = -F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="sum")
+            kl = 0.5 * (loc.square() + (2 * log_scale).exp() - 1 - 2 * log_scale).sum()
+            return (kl - reconstruction) / len(x)
+        eps = torch.randn(self.samples, *loc.shape, device=x.device)
+        z = loc + log_scale.exp() * eps
+        h = self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        log_w = -F.binary_cross_entropy_with_logits(h, x.expand_as(h), reduction="none").flatten(2).sum(-1)
+        log_w = log_w + (0.5 * (eps.square() - z.square()) + log_scale).sum(-1)
+        return -torch.logsumexp(log_w, 0).mean()
 
 
-def hand_written(fused: bool, dim: int, hidden: int, x: Tensor) -> Block:
-    net = HandWritten(dim, hidden)
-    optimizer = Adam(net.parameters(), 1e-3, fused=fused)
+def hand_written(net: dict[str, Any], x: Tensor, fused: bool, compiled: bool = False, samples: int = 1) -> Block:
+    module = HandWritten(net, samples).to(DEVICE)
+    loss = torch.compile(module, dynamic=False) if compiled else module
+    optimizer = Adam(module.parameters(), 1e-3, fused=fused)
 
-    def block() -> float:
-        start = time.perf_counter()
-        for rows in torch.randperm(len(x)).split(BATCH):
+    def block() -> None:
+        for rows in torch.randperm(len(x), device=DEVICE).split(net["batch"]):
             optimizer.zero_grad(set_to_none=True)
-            net(x[rows]).backward()
+            loss(x[rows]).backward()
             optimizer.step()
-        return time.perf_counter() - start
 
     return block
 
 
-def ours(vae: nn.Module, x: Tensor) -> Block:
-    """The second of two epochs of :func:`ppvae.fit`, so that start-up checks and the optimizer's first step are not
-    in it."""
+def model(net: dict[str, Any], law: str) -> nn.Module:
+    dim = net["dim"]
+    if law == "vMF":
+        return SphericalVAE(net["shape"], dim, encoder=net["encoder"](dim + 1), decoder=net["decoder"](dim)).to(DEVICE)
+    return GaussianVAE(net["shape"], dim, encoder=net["encoder"](2 * dim), decoder=net["decoder"](dim)).to(DEVICE)
 
-    def block() -> float:
-        seconds = ppvae.fit(vae, x, epochs=2, batch_size=BATCH, progress=False).history["seconds"]
-        return seconds[1] - seconds[0]
+
+def ours(net: dict[str, Any], x: Tensor, law: str, mode: Any, samples: int = 1) -> Block:
+    """The step of ppvae.fit, with its sums for the history and its test of the loss."""
+    vae = model(net, law).train()
+    optimizer = Adam(vae.parameters(), 1e-3, fused=True)
+    batches = _Sliced((x,), net["batch"], None, shuffle=True)
+    say = partial(print, file=sys.stderr)
+    objective = IWAE_ELBO(samples) if samples > 1 else ELBO()
+    objective.kl_weight = objective.kl_weight.to(DEVICE)
+    step = make_step(settle(mode, optimizer, 0, say), vae, objective, optimizer, batches, None, say)
+
+    def block() -> None:
+        with own_store(), pyro.validation_enabled(False):
+            step.clear()
+            for key in batches:
+                step(*key)
+            step.mean()
+        refused = step.refused if isinstance(step, Graph) else getattr(step.gradients, "refused", False)
+        if refused or (isinstance(step.gradients, Inductor) and step.gradients.compiled is None):
+            raise RuntimeError(f"{law} {mode}: measured nothing, as the step was not compiled")
 
     return block
 
 
-def svi(vae: nn.Module, x: Tensor) -> Block:
-    trainer = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.Trace_ELBO())
+def svi(net: dict[str, Any], x: Tensor, samples: int = 1) -> Block:
+    vae = model(net, "Gaussian")
+    loss = pyro.infer.Trace_ELBO()
+    if samples > 1:
+        loss = pyro.infer.RenyiELBO(alpha=0, num_particles=samples, max_plate_nesting=1, vectorize_particles=True)
+    trainer = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss)
 
-    def block() -> float:
-        start = time.perf_counter()
-        for rows in torch.randperm(len(x)).split(BATCH):
+    def block() -> None:
+        for rows in torch.randperm(len(x), device=DEVICE).split(net["batch"]):
             trainer.step(x[rows])
-        return time.perf_counter() - start
 
     return block
 
 
-def measure(blocks: int, steps: int, dim: int, hidden: int) -> dict:
+def pythae(net: dict[str, Any], x: Tensor) -> Block:
+    """An epoch of BaseTrainer, its network by default the same perceptron, with probabilities for logits."""
+    import logging
+
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import VAE, VAEConfig
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    logging.disable(logging.INFO)
+    config = VAEConfig(input_dim=net["shape"], latent_dim=net["dim"], reconstruction_loss="bce")
+    settings = BaseTrainerConfig(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=net["batch"],
+        optimizer_cls="Adam",
+        learning_rate=1e-3,
+    )
+    data = BaseDataset(x.cpu(), torch.zeros(len(x)))
+    trainer = BaseTrainer(VAE(config), train_dataset=data, training_config=settings)
+    trainer.prepare_training()
+    trainer.callback_handler.callbacks = []  # no progress bar
+    return lambda: trainer.train_step(1)
+
+
+def lightning(net: dict[str, Any], x: Tensor) -> tuple[Block, list[float]]:
+    """An epoch of the Trainer on the hand-written loss, from a DataLoader of whole batches, nothing logged."""
+    import lightning
+
+    marks: list[float] = []
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = HandWritten(net)
+
+        def training_step(self, batch: Tensor, index: int) -> Tensor:
+            return self.net(batch)
+
+        def configure_optimizers(self) -> Any:
+            return Adam(self.parameters(), 1e-3)
+
+        def on_train_epoch_start(self) -> None:
+            marks[:] = clocks()
+
+        def on_train_epoch_end(self) -> None:
+            marks[:] = [b - a for a, b in zip(marks, clocks(), strict=True)]
+
+    module = Module()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+
+    def block() -> None:
+        batches = list(x[torch.randperm(len(x))].split(net["batch"]))
+        trainer = lightning.Trainer(
+            max_epochs=2, accelerator=DEVICE, enable_model_summary=False, barebones=False, **quiet
+        )
+        trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+
+    return block, marks
+
+
+def clocks() -> list[float]:
+    """Seconds of CPU and of the wall."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return [time.process_time(), time.perf_counter()]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def cases(chosen: list[str]) -> dict[str, dict[str, Any]]:
+    """Variants by name for each case; the first is the hand-written loop that the others are compared with."""
+    modes = {"compiled": "inductor", "eager": False} if DEVICE == "cpu" else {"graph": "graph", "eager": False}
+    found = {}
+    for name, network, samples in (
+        ("tiny", "tiny", 1),
+        ("MLP", "MLP", 1),
+        ("conv", "conv", 1),
+        ("MLP, IWAE-50", "MLP", K),
+    ):
+        if name not in chosen:
+            continue
+        net = networks(network)
+        made: dict[str, Any] = {
+            "hand-written, Adam": partial(hand_written, net, fused=False, samples=samples),
+            "hand-written, fused Adam": partial(hand_written, net, fused=True, samples=samples),
+            "hand-written, torch.compile": partial(hand_written, net, fused=True, compiled=True, samples=samples),
+        }
+        for words, mode in modes.items():
+            made[f"ppvae Gaussian, {words}"] = partial(ours, net, law="Gaussian", mode=mode, samples=samples)
+            if name == "MLP":
+                made[f"ppvae vMF, {words}"] = partial(ours, net, law="vMF", mode=mode)
+        made["Pyro SVI"] = partial(svi, net, samples=samples)
+        if name == "MLP":
+            made |= {"Pythae BaseTrainer": partial(pythae, net), "Lightning Trainer": partial(lightning, net)}
+        found[name] = {"net": net, "variants": made}
+    return found
+
+
+def measure(chosen: list[str], blocks: int, seconds: float) -> dict[str, Any]:
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    x = (torch.rand(BATCH * steps, 1, 28, 28) > 0.5).float()
-    shape, widths = (1, 28, 28), (hidden,)
-    variants = {
-        "hand-written, Adam": hand_written(False, dim, hidden, x),
-        "hand-written, fused Adam": hand_written(True, dim, hidden, x),
-        "ppvae GaussianVAE, fused Adam": ours(GaussianVAE(shape, dim, widths), x),
-        "ppvae SphericalVAE (vMF), fused Adam": ours(SphericalVAE(shape, dim, widths), x),
-        "Pyro SVI, Trace_ELBO, pyro.optim.Adam": svi(GaussianVAE(shape, dim, widths), x),
+    results = {}
+    for name, case in cases(chosen).items():
+        net = case["net"]
+        steps = {"tiny": 200, "MLP": 40}.get(name, 8)
+        x = (torch.rand(steps * net["batch"], *net["shape"]) > 0.5).float().to(DEVICE)
+        runs: dict[str, tuple[Block, list[float]]] = {}
+        start_up: dict[str, float] = {}
+        for variant, make in case["variants"].items():
+            torch.manual_seed(0)
+            try:
+                with quiet():
+                    made = make(x=x)
+                    run, marks = made if isinstance(made, tuple) else (made, [])
+                    before = clocks()
+                    run()
+                    start_up[variant] = clocks()[1] - before[1]
+                runs[variant] = run, marks
+            except ImportError as error:
+                print(f"{name}, {variant}: not measured: {error}", file=sys.stderr)
+        times: dict[str, list[list[float]]] = {variant: [] for variant in runs}
+        end = time.perf_counter() + seconds
+        done = 0
+        while done < blocks and time.perf_counter() < end:
+            done += 1
+            for variant, (run, marks) in runs.items():
+                before = clocks()
+                with quiet():
+                    run()
+                taken = marks or [b - a for a, b in zip(before, clocks(), strict=True)]
+                times[variant].append([1e3 * t / steps for t in taken])
+        print(f"{name}: {done} blocks of {steps} steps", file=sys.stderr)
+        base = next(iter(times.values()))
+        results[name] = {
+            "batch": net["batch"],
+            "steps": steps,
+            "blocks": done,
+            "rows": [
+                {
+                    "variant": variant,
+                    "cpu_ms": statistics.median(t[0] for t in values),
+                    "wall_ms": statistics.median(t[1] for t in values),
+                    "cpu_ratio": quartiles([a[0] / b[0] for a, b in zip(values, base, strict=True)]),
+                    "wall_ratio": quartiles([a[1] / b[1] for a, b in zip(values, base, strict=True)]),
+                    "first_block_s": start_up[variant],
+                }
+                for variant, values in times.items()
+            ],
+        }
+    return results
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """Median, lower and upper quartile."""
+    low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return [median, low, high]
+
+
+def machine() -> dict[str, Any]:
+    cpu = next(
+        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.machine(),
+    )
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processor": cpu,
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
+        "threads": 1,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for block in range(blocks + 1):
-        for name, run in variants.items():
-            seconds = run()
-            if block:  # the first block warms up
-                times[name].append(seconds / steps * 1e3)
-    rows = []
-    for name, values in times.items():
-        ratio = [
-            statistics.median(a / b for a, b in zip(values, times[base], strict=True))
-            for base in ("hand-written, Adam", "hand-written, fused Adam")
-        ]
-        rows.append({"variant": name, "ms": statistics.median(values), "ratio": ratio})
-    machine = {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()}
-    settings = {"batch": BATCH, "hidden": hidden, "dim": dim, "threads": 1, "blocks": blocks, "steps": steps}
-    return {"machine": machine, **settings, "rows": rows}
 
 
-def table(result: dict) -> str:
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def table(result: dict[str, Any]) -> str:
+    gpu = result["machine"]["device"] != "cpu"
+    kind = "wall" if gpu else "cpu"
     lines = [
-        "| step of 784-{hidden}-{dim}, batch {batch}, one thread | ms | of Adam | of fused Adam |".format(**result),
-        "|---|---|---|---|",
+        f"| step on {result['machine']['device'] if gpu else 'one thread'} | {'wall' if gpu else 'CPU'} ms "
+        "| of hand-written, Adam (quartiles) |",
+        "|---|---:|---:|",
     ]
-    for row in result["rows"]:
-        lines.append(f"| {row['variant']} | {row['ms']:.2f} | {row['ratio'][0]:.2f} | {row['ratio'][1]:.2f} |")
+    for name, case in result["cases"].items():
+        for row in case["rows"]:
+            median, low, high = row[f"{kind}_ratio"]
+            ratio = f"{median:.2f}" if low == high else f"{median:.2f} ({low:.2f} to {high:.2f})"
+            lines.append(f"| {name}: {row['variant']} | {row[f'{kind}_ms']:.2f} | {ratio} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=15, help="alternations")
-    parser.add_argument("--steps", type=int, default=50, help="steps in a block")
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--dim", type=int, default=16)
+    names = ["tiny", "MLP", "conv", "MLP, IWAE-50"]
+    parser.add_argument("--cases", nargs="+", choices=names, default=names, help="what to measure; the rest stays")
+    parser.add_argument("--blocks", type=int, default=15, help="most alternations of a case")
+    parser.add_argument("--seconds", type=float, default=600, help="after which a case begins no further alternation")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "step.json")
     parser.add_argument("--table", action="store_true", help="print the table of the last run and time nothing")
     args = parser.parse_args()
     if not args.table:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(measure(args.blocks, args.steps, args.dim, args.hidden), indent=1))
+        before = json.loads(args.out.read_text()).get("cases", {}) if args.out.exists() else {}
+        for name in args.cases:  # each is written when it is done
+            before |= measure([name], args.blocks, args.seconds)
+            ordered = {key: before[key] for key in names if key in before}
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            command = "python benchmarks/step.py " + " ".join(sys.argv[1:])
+            args.out.write_text(
+                json.dumps({"command": command.strip(), "machine": machine(), "cases": ordered}, indent=1) + "\n"
+            )
     print(table(json.loads(args.out.read_text())))
 
 

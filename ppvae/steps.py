@@ -20,7 +20,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal, Protocol
 
@@ -76,20 +76,15 @@ class Sums:
         self.total: dict[str, Any] = {}
         self.n = 0
 
-    def add(self, terms: dict[str, Tensor]) -> None:
+    def add(self, terms: Mapping[str, Tensor | float]) -> None:
         """Add the terms of one batch; the number of its data is added to ``n`` by the caller."""
         for name, value in terms.items():
-            if self.on_host(value):
-                self.total[name] = self.total.get(name, 0.0) + value.item()
+            if isinstance(value, float):
+                self.total[name] = self.total.get(name, 0.0) + value
             elif name in self.total:
                 self.total[name].add_(value.detach())
             else:
                 self.total[name] = value.detach().clone()
-
-    @staticmethod
-    def on_host(value: Tensor) -> bool:
-        """Whether reading a value costs less than an operator."""
-        return value.device.type == "cpu"
 
     def clear(self) -> None:
         """Start anew, in the same tensors."""
@@ -152,8 +147,9 @@ class Step:
         """
         self.steps += 1
         batch = self.source.take(*key)
-        terms = self.gradients(*batch)
-        if not math.isfinite(terms["loss"].item()):
+        # On a CPU reading costs less than an operator.
+        terms = {name: value.item() for name, value in self.gradients(*batch).items()}
+        if not math.isfinite(terms["loss"]):
             raise NotFiniteError(self.steps, transformed(self.source.transform, batch))
         self._move()
         self.sums.add(terms)
@@ -320,15 +316,21 @@ class Inductor:
 
 
 def compile_graph(eager: Gradients, batch: tuple[Tensor, ...]) -> Callable[..., dict[str, Tensor]]:
-    """A function with the values and effects of :class:`Gradients` on batches of the shapes of this one, compiled when
-    it is first called."""
+    """A function with the values and effects of :class:`Gradients` on batches of the shapes of this one."""
+    import torch._inductor
+
+    batch = tuple(t.contiguous() for t in batch)
     graph, tensors, names = trace(eager, batch)
-    # Its own random numbers would be others than those of an eager step.
-    function = torch.compile(graph, fullgraph=True, dynamic=False, options={"fallback_random": True})
+    with torch.no_grad():
+        # Inductor's own random numbers would be others than those of an eager step. The graph goes to it directly:
+        # torch.compile would look at every call for changes of what is fixed here.
+        function = torch._inductor.compile(
+            graph, [*tensors, eager.objective.kl_weight, *batch], options={"fallback_random": True}
+        )
 
     def compiled(*batch: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
-            values = function(*tensors, eager.objective.kl_weight, *batch)
+            values = function(*tensors, eager.objective.kl_weight, *(t.contiguous() for t in batch))
         for parameter, gradient in zip(eager.parameters, values[len(names) :], strict=True):
             parameter.grad = gradient
         return dict(zip(names, values, strict=False))

@@ -294,8 +294,6 @@ def emulated(monkeypatch):
 
     monkeypatch.setattr(train, "make_step", make_step)
     monkeypatch.setattr(train, "settle", settle)
-    # on a CPU the sums would be read back in each step
-    monkeypatch.setattr(steps.Sums, "on_host", staticmethod(lambda value: False))
     return made
 
 

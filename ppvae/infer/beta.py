@@ -46,8 +46,8 @@ class Beta_ELBO(TensorELBO):
         self.beta = beta
 
     def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
-        reconstruction = sum_terms(reconstruction_terms(model_trace)) / self.num_particles
-        kl = sum_terms(kl_terms(model_trace, guide_trace)) / self.num_particles
+        reconstruction = self.mean(reconstruction_terms(model_trace))
+        kl = self.mean(kl_terms(model_trace, guide_trace))
         return {"loss": self.kl_weight * self.beta * kl - reconstruction, "reconstruction": reconstruction, "kl": kl}
 
 
@@ -79,8 +79,8 @@ class Capacity_ELBO(TensorELBO):
         self.capacity, self.gamma = capacity, gamma
 
     def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
-        reconstruction = sum_terms(reconstruction_terms(model_trace)) / self.num_particles
-        kl = sum_terms(kl_terms(model_trace, guide_trace)) / self.num_particles
+        reconstruction = self.mean(reconstruction_terms(model_trace))
+        kl = self.mean(kl_terms(model_trace, guide_trace))
         N = number_of_data(next(observations(model_trace)))
         excess = (kl - N * self.kl_weight * self.capacity).abs()
         return {"loss": self.gamma * excess - reconstruction, "reconstruction": reconstruction, "kl": kl}
@@ -110,7 +110,7 @@ class FreeBits_ELBO(TensorELBO):
         self.lambda_ = lambda_
 
     def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
-        reconstruction = sum_terms(reconstruction_terms(model_trace)) / self.num_particles
+        reconstruction = self.mean(reconstruction_terms(model_trace))
         N = number_of_data(next(observations(model_trace)))
         kls = {name: term.sum() / self.num_particles for name, term in kl_terms(model_trace, guide_trace).items()}
         kept = {name: torch.clamp(kl, min=N * self.lambda_) for name, kl in kls.items()}

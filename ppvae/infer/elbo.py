@@ -86,6 +86,10 @@ class TensorELBO(PyroELBO):
         """The loss, to be differentiated by the caller."""
         return self.all_terms(model, guide, *args, **kwargs)["loss"]
 
+    def mean(self, terms: dict[str, Tensor]) -> Tensor:
+        """The sum of all entries of all terms, averaged over the particles."""
+        return sum_terms(terms) / self.num_particles if self.num_particles > 1 else sum_terms(terms)
+
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, without gradients."""
         with torch.no_grad():
@@ -114,8 +118,8 @@ class ELBO(TensorELBO):
     """
 
     def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
-        reconstruction = sum_terms(reconstruction_terms(model_trace)) / self.num_particles
-        kl = sum_terms(kl_terms(model_trace, guide_trace)) / self.num_particles
+        reconstruction = self.mean(reconstruction_terms(model_trace))
+        kl = self.mean(kl_terms(model_trace, guide_trace))
         return {"loss": self.kl_weight * kl - reconstruction, "reconstruction": reconstruction, "kl": kl}
 
 

@@ -19,7 +19,7 @@ from pyro.poutine import Trace
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
-from ppvae.infer.elbo import ELBO, kl_terms, latents, reconstruction_terms, sum_terms
+from ppvae.infer.elbo import ELBO, kl_terms, latents, reconstruction_terms
 
 
 class EnumeratedELBO(ELBO):
@@ -44,8 +44,8 @@ class EnumeratedELBO(ELBO):
             for site in latents(guide_trace)
             if site["infer"].get("_enumerate_dim") is not None
         }
-        reconstruction = sum_terms(_expected(reconstruction_terms(model_trace), log_q)) / self.num_particles
-        kl = sum_terms(_expected(kl_terms(model_trace, guide_trace), log_q)) / self.num_particles
+        reconstruction = self.mean(_expected(reconstruction_terms(model_trace), log_q))
+        kl = self.mean(_expected(kl_terms(model_trace, guide_trace), log_q))
         return {"loss": self.kl_weight * kl - reconstruction, "reconstruction": reconstruction, "kl": kl}
 
 

@@ -85,7 +85,8 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(out_shape)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
+        y = self.layers(x.flatten(-len(self.in_shape)))
+        return y if len(self.out_shape) == 1 else y.unflatten(-1, self.out_shape)
 
 
 def channels(shape: Sequence[int], features: int) -> tuple[int, ...]:
