@@ -310,6 +310,8 @@ def measure(chosen: list[str], blocks: int, seconds: float) -> dict[str, Any]:
                     "cpu_ratio": quartiles([a[0] / b[0] for a, b in zip(values, base, strict=True)]),
                     "wall_ratio": quartiles([a[1] / b[1] for a, b in zip(values, base, strict=True)]),
                     "first_block_s": start_up[variant],
+                    "blocks_cpu_ms": [t[0] for t in values],
+                    "blocks_wall_ms": [t[1] for t in values],
                 }
                 for variant, values in times.items()
             ],
@@ -356,6 +358,20 @@ def table(result: dict[str, Any]) -> str:
             median, low, high = row[f"{kind}_ratio"]
             ratio = f"{median:.2f}" if low == high else f"{median:.2f} ({low:.2f} to {high:.2f})"
             lines.append(f"| {name}: {row['variant']} | {row[f'{kind}_ms']:.2f} | {ratio} |")
+    pairs = [
+        (case, a, b)
+        for case, a, b in (
+            *(("MLP", f"ppvae vMF, {mode}", f"ppvae Gaussian, {mode}") for mode in ("eager", "compiled", "graph")),
+            *(("MLP", "Pythae BaseTrainer", f"ppvae Gaussian, {mode}") for mode in ("eager", "compiled", "graph")),
+        )
+        if {a, b} <= {row["variant"] for row in result["cases"].get(case, {"rows": []})["rows"]}
+    ]
+    if pairs:
+        lines += ["", "| one step over another, in the same block | ratio (quartiles) |", "|---|---:|"]
+    for case, a, b in pairs:
+        times = {row["variant"]: row[f"blocks_{kind}_ms"] for row in result["cases"][case]["rows"]}
+        median, low, high = quartiles([x / y for x, y in zip(times[a], times[b], strict=True)])
+        lines.append(f"| {case}: {a} / {b} | {median:.2f} ({low:.2f} to {high:.2f}) |")
     return "\n".join(lines)
 
 

@@ -30,11 +30,12 @@ def home(vae: nn.Module) -> tuple[torch.device, torch.dtype]:
     return parameter.device, parameter.dtype
 
 
-def to_tensors(vae: VAE, data: Any, say: bool = False) -> tuple[Tensor, ...]:
+def to_tensors(vae: VAE, data: Any, say: bool = False, compact: bool = False) -> tuple[Tensor, ...]:
     """The batch ``(x, *given)`` on the device of the VAE, x in its dtype; labels (integers, booleans) keep theirs.
 
     :param data: an array x of shape (n, *vae.shape), or a tuple (x, *given) of arrays with equal n.
     :param say: whether a change of dtype is told on the standard error.
+    :param compact: whether x of unsigned bytes stays so, a quarter of the memory, for the caller to cast by batches.
     :raises ValueError: for a wrong shape, a wrong dtype, no data, arrays of unequal length, or given arrays that do not
         keep to the constraints ``vae.given``, where the VAE has them.
     """
@@ -50,7 +51,7 @@ def to_tensors(vae: VAE, data: Any, say: bool = False) -> tuple[Tensor, ...]:
         if (i == 0 or tensor.is_floating_point()) and tensor.dtype != dtype:
             if say and i == 0:
                 print(f"ppvae: {name} is cast from {tensor.dtype} to the model's {dtype}", file=sys.stderr)
-            tensor = tensor.to(dtype)
+            tensor = tensor if compact and i == 0 and tensor.dtype == torch.uint8 else tensor.to(dtype)
         tensors.append(tensor)
     x = tensors[0]
     shape = tuple(vae.shape)

@@ -417,10 +417,19 @@ class Batches(Source, Protocol):
 
 
 class _Sliced:
-    """Batches of tensors in memory, for training in a new random order each epoch; a key has the rows of one."""
+    """Batches of tensors in memory, for training in a new random order each epoch; a key has the rows of one. x may be
+    stored in another dtype than the one that it is taken in."""
 
-    def __init__(self, tensors: tuple[Tensor, ...], batch_size: int, transform: Transform | None, shuffle: bool):
+    def __init__(
+        self,
+        tensors: tuple[Tensor, ...],
+        batch_size: int,
+        transform: Transform | None,
+        shuffle: bool,
+        dtype: torch.dtype | None = None,
+    ):
         self.tensors, self.batch_size, self.transform, self.shuffle = tensors, batch_size, transform, shuffle
+        self.dtype = dtype or tensors[0].dtype
 
     def __len__(self) -> int:
         return -(-self.tensors[0].shape[0] // self.batch_size)
@@ -431,7 +440,8 @@ class _Sliced:
         return ((rows,) for rows in order.split(self.batch_size))
 
     def take(self, *key: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t.index_select(0, *key) for t in self.tensors)
+        x, *given = (t.index_select(0, *key) for t in self.tensors)
+        return (x.to(self.dtype), *given)
 
     def fingerprint(self) -> Any:
         return fingerprint(self.tensors)
@@ -527,11 +537,15 @@ def _batches(vae: VAE, data: Any, batch_size: int, transform: Transform | None, 
         if training:
             _check_last_batch(vae, mapped.n, batch_size)
         return mapped
-    tensors = to_tensors(vae, data, say=say)
-    _check_values(vae, tensors, transform)
+    tensors = to_tensors(vae, data, say=say, compact=training)
+    dtype = home(vae)[1]
+    n, chunk = tensors[0].shape[0], 4096 if tensors[0].dtype == torch.uint8 else tensors[0].shape[0]
+    for start in range(0, n, chunk):
+        x, *given = (t[start : start + chunk] for t in tensors)
+        _check_values(vae, (x.to(dtype), *given), transform, start)
     if training:
-        _check_last_batch(vae, tensors[0].shape[0], batch_size)
-        return _Sliced(tensors, batch_size, transform, shuffle=True)
+        _check_last_batch(vae, n, batch_size)
+        return _Sliced(tensors, batch_size, transform, shuffle=True, dtype=dtype)
     if transform is not None:
         with seeded(0):
             tensors = (transform(tensors[0]), *tensors[1:])

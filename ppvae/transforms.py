@@ -5,6 +5,7 @@ constraint of torch.distributions, the whole array is checked to lie in it befor
 global generator, so that a seed of ``fit`` governs them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,30 @@ class DynamicBinarization:
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.bernoulli(x)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """x / maximum, and then another transform where there is one: for pixels that are stored as whole numbers.
+
+    ::
+
+        fit(vae, images, transform=Scale(255, DynamicBinarization()))  # images of dtype uint8 stay so in memory
+
+    :param maximum: the greatest value that can be stored.
+    :param then: what is done to the values in [0, 1].
+    """
+
+    maximum: float
+    then: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        """[0, maximum]."""
+        return constraints.interval(0, self.maximum)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x / self.maximum if self.then is None else self.then(x / self.maximum)
 
 
 @dataclass(frozen=True)

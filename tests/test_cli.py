@@ -278,6 +278,7 @@ def test_a_table_of_ones_own(tmp_path):
         ("fit gaussian-vae --epochs=x", "--epochs: expected int, got x"),
         ("fit gaussian-vae --hidden a,b", "--hidden: expected int, got a"),
         ("fit gaussian-vae --binarize dyn", "--binarize: expected one of none, threshold, dynamic, got dyn"),
+        ("fit gaussian-vae --compile jit", "--compile: expected one of auto, graph, inductor, False, got jit"),
         ("fit gaussian-vae --likelihood Norma", "no likelihood 'Norma'; did you mean Normal?"),
         ("fit gaussian-vae --likelihood Normal --likelihood.scal 3", "no option --likelihood.scal"),
         (

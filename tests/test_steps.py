@@ -1,5 +1,6 @@
 """Compiled and captured steps have the numbers of eager ones."""
 
+import os
 import runpy
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,20 @@ def test_a_compiled_run_continues_to_the_same_numbers(tmp_path):
 def test_a_compiled_run_tells_the_step_that_is_not_finite():
     with pytest.raises(FloatingPointError, match=r"not finite at epoch \d+, step \d+: .*lower the learning rate"):
         fit("vMF, IWAE", compile="inductor", lr=1e30, epochs=50, clip_norm=None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory of the process from /proc")
+@pytest.mark.parametrize("mode", [False, "inductor"])
+def test_memory_is_flat_over_thousands_of_steps(mode):
+    held = []
+
+    def note(_):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        held.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+    fit(epochs=6, batch_size=2, x=GREY.repeat(10, 1, 1, 1), compile=mode, callbacks=[note], scheduler=None)
+    assert held[-1] - held[1] < 2**22  # 1800 steps: one batch kept of each would be seen
 
 
 class TestFallback:

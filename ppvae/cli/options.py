@@ -261,6 +261,10 @@ def _explained(error: argparse.ArgumentError, parser: Parser, options: Mapping[s
         if problem:
             unknown = re.sub(r"Option '(\S+)' is not accepted", rf"no option --{key}.\1", " ".join(problem[2].split()))
             return f"{where} --{key} {problem[1].rpartition('.')[2]}: {unknown}"
+        kind = getattr(options.get(f"--{key.replace('_', '-')}", options.get(f"--{key}")), "_typehint", None)
+        if get_origin(kind) is Literal and (given := re.search(r"Got value: (.*)", rest)):
+            words = ", ".join(map(str, get_args(kind)))
+            return f"{where} --{key.replace('_', '-')}: expected one of {words}, got {given[1]}"
         rest = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(rest.split()))
         rest = re.sub(r"Expected an? (.*?)\. Got value: ", r"expected \1, got ", rest)
         if "Subtypes:" in rest:
