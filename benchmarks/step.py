@@ -364,7 +364,8 @@ def table(result: dict[str, Any]) -> str:
             *(("MLP", f"ppvae vMF, {mode}", f"ppvae Gaussian, {mode}") for mode in ("eager", "compiled", "graph")),
             *(("MLP", "Pythae BaseTrainer", f"ppvae Gaussian, {mode}") for mode in ("eager", "compiled", "graph")),
         )
-        if {a, b} <= {row["variant"] for row in result["cases"].get(case, {"rows": []})["rows"]}
+        if {a, b}
+        <= {row["variant"] for row in result["cases"].get(case, {"rows": []})["rows"] if "blocks_cpu_ms" in row}
     ]
     if pairs:
         lines += ["", "| one step over another, in the same block | ratio (quartiles) |", "|---|---:|"]
@@ -390,9 +391,9 @@ def main() -> None:
             before |= measure([name], args.blocks, args.seconds)
             ordered = {key: before[key] for key in names if key in before}
             args.out.parent.mkdir(parents=True, exist_ok=True)
-            command = "python benchmarks/step.py " + " ".join(sys.argv[1:])
+            command = f"python benchmarks/step.py --blocks {args.blocks} --seconds {args.seconds:g}"
             args.out.write_text(
-                json.dumps({"command": command.strip(), "machine": machine(), "cases": ordered}, indent=1) + "\n"
+                json.dumps({"command": command, "machine": machine(), "cases": ordered}, indent=1) + "\n"
             )
     print(table(json.loads(args.out.read_text())))
 
