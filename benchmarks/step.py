@@ -150,7 +150,7 @@ def ours(net: dict[str, Any], x: Tensor, law: str, mode: Any, samples: int = 1) 
 
 def svi(net: dict[str, Any], x: Tensor, samples: int = 1) -> Block:
     vae = model(net, "Gaussian")
-    loss = pyro.infer.Trace_ELBO()
+    loss: Any = pyro.infer.Trace_ELBO()
     if samples > 1:
         loss = pyro.infer.RenyiELBO(alpha=0, num_particles=samples, max_plate_nesting=1, vectorize_particles=True)
     trainer = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss)
