@@ -382,7 +382,7 @@ def figure(name: str, cache: Path) -> None:
     left.set_yticks([10, 30, 100, 300], ["10", "30", "100", "300"])
     left.minorticks_off()
     left.set_title(f"{name}, with 95% intervals", fontsize=10)
-    left.legend(fontsize=8, frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, 0.9))
+    left.legend(fontsize=8, frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, 0.74))
     shown = [
         "prior",
         "Gaussian mixture, 10",
