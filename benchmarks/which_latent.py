@@ -255,7 +255,8 @@ def occupied(name: str, share: float = 0.9, n: int = 36) -> float:
     """The least part of the manifold that holds a share of the data, by n x n cells of equal area."""
     x = torch.as_tensor(ppvae.data.load(REAL[name]).train).flatten(1)
     chart = (FlatTorusEmbedding(2) if RIGHT[name] == "torus" else SphereEmbedding()).inverse(x)
-    counts = np.sort(np.histogram2d(*chart.T.numpy(), bins=n, range=[[0, 1], [0, 1]])[0].ravel())[::-1]
+    first, second = chart.T.numpy()
+    counts = np.sort(np.histogram2d(first, second, bins=n, range=((0, 1), (0, 1)))[0].ravel())[::-1]
     return float((np.cumsum(counts) < share * counts.sum()).sum() + 1) / n**2
 
 

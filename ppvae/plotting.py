@@ -15,6 +15,7 @@ References:
 
 import io
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -406,11 +407,9 @@ def _by_arviz(
         import arviz
 
         if int(arviz.__version__.split(".")[0]) >= 1:
-            from matplotlib import pyplot
-
             draw = getattr(arviz, {"plot_trace": "plot_trace_dist"}.get(name, name))
             figure = draw(data, backend="matplotlib").viz["figure"].item()
-            pyplot.close(figure)  # which else holds it in a window
+            sys.modules["matplotlib.pyplot"].close(figure)  # by which ArviZ 1.x has made a window of it
             return figure, np.empty((0, 0), object)
         figure = _figure(*size)
         axes = figure.subplots(rows, columns, squeeze=False)

@@ -37,6 +37,7 @@ from ppvae.distributions import center
 from ppvae.infer import ELBO, CenterMessenger
 from ppvae.infer.elbo import latents
 from ppvae.infer.iwae import log_weight_parts
+from ppvae.steps import CompiledLikelihood, narrate
 
 Array = Any  # numpy array, or tensor where x was one
 
@@ -210,7 +211,13 @@ class LogLikelihood:
 
 
 def log_likelihood(
-    vae: VAE, x: Array, *given: Array, num_samples: int = 500, seed: int | None = None, chunk: int | None = None
+    vae: VAE,
+    x: Array,
+    *given: Array,
+    num_samples: int = 500,
+    seed: int | None = None,
+    chunk: int | None = None,
+    compile: bool = False,
 ) -> LogLikelihood:
     r"""log p(x) of each datum in nats, by importance sampling with the guide as proposal.
 
@@ -225,6 +232,8 @@ def log_likelihood(
     :param seed: seed of the draws; where None the global generator is used and moved.
     :param chunk: how many (datum, sample) pairs go through the decoder at once; memory is proportional to it. Where
         None as many as make four million numbers of data: more at once leave the caches of a CPU, and take longer.
+    :param compile: whether the densities of a chunk are compiled first, which takes several seconds and pays where
+        there are many chunks. The draws stay the same; what cannot be compiled is run as it is, and said.
     :raises ValueError: if x is outside the support of the likelihood, or a site outside the data plate.
 
     Source: Burda, Grosse and Salakhutdinov (2016), https://arxiv.org/abs/1509.00519
@@ -236,17 +245,27 @@ def log_likelihood(
         chunk = min(50_000, 2**22 // math.prod(vae.shape))
     particles = min(num_samples, max(1, chunk))
     log_weights, row = np.empty((len(x), num_samples)), 0
+    weigh: dict[int, Callable[..., Tensor]] = {
+        K: partial(_log_weights, vae, K) for K in {particles, num_samples % particles}
+    }
+    if compile:
+        weigh[particles] = CompiledLikelihood(vae, weigh[particles], narrate)
     with _asking(vae, seed):
         for batch in _prepared(vae, (x, *given), max(1, chunk // particles), partial(check_support, vae)):
             rows = slice(row, row + batch[0].shape[0])
             for start in range(0, num_samples, particles):
                 K = min(particles, num_samples - start)
-                objective = ELBO(K)
-                model_trace, guide_trace = objective.traces(vae.model, vae.guide, *batch)
-                log_p, log_ratio, _ = log_weight_parts(model_trace, guide_trace, objective.max_plate_nesting)
-                log_weights[rows, start : start + K] = (log_p - log_ratio).reshape(K, -1).mT.cpu().numpy()
+                log_weights[rows, start : start + K] = weigh[K](*batch).cpu().numpy()
             row = rows.stop
     return LogLikelihood(log_weights)
+
+
+def _log_weights(vae: VAE, K: int, *batch: Tensor) -> Tensor:
+    """log p(x, z_k) / q(z_k | x) for K draws, shape (batch, K)."""
+    objective = ELBO(K)
+    model_trace, guide_trace = objective.traces(vae.model, vae.guide, *batch)
+    log_p, log_ratio, _ = log_weight_parts(model_trace, guide_trace, objective.max_plate_nesting)
+    return (log_p - log_ratio).reshape(K, -1).mT
 
 
 def _observation(model: Any, batch: tuple[Tensor, ...], sample: bool) -> Tensor:

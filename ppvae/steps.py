@@ -388,6 +388,71 @@ def trace(gradients: Gradients, batch: tuple[Tensor, ...]) -> tuple[GraphModule,
     return graph, list(tensors.values()), names
 
 
+class _Call(nn.Module):
+    """A function of batches that uses a VAE, as a module in which functional_call can replace the VAE's tensors."""
+
+    def __init__(self, vae: VAE, function: Callable[..., Tensor]):
+        super().__init__()
+        self.vae, self.function = vae, function
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self.function(*batch)
+
+
+def trace_function(
+    vae: VAE, function: Callable[..., Tensor], batch: tuple[Tensor, ...]
+) -> tuple[GraphModule, list[Tensor]]:
+    """A function of batches that uses a VAE, as one graph of operators, without running them and without gradients.
+
+    :return: the graph, a function of the tensors of the VAE and a batch; and these tensors.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    call = _Call(vae, function)
+    tensors = {**dict(call.named_parameters()), **dict(call.named_buffers())}
+
+    def traced(*inputs: Tensor) -> Tensor:
+        return functional_call(call, dict(zip(tensors, inputs, strict=False)), inputs[len(tensors) :])
+
+    with pyro.validation_enabled(False), torch.no_grad():
+        graph = make_fx(traced, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors.values(), *batch)
+    return graph, list(tensors.values())
+
+
+class CompiledLikelihood:
+    """A function of batches that uses a VAE, compiled for the shapes of the first batch; others are run as they are.
+
+    The draws are those of the function itself. What cannot be traced is run as it is too, and said.
+    """
+
+    def __init__(self, vae: VAE, function: Callable[..., Tensor], say: Callable[[str], None]):
+        self.vae, self.function, self.say = vae, function, say
+        self.shapes: list[torch.Size] = []
+        self.compiled: Callable[..., Tensor] = function
+
+    def __call__(self, *batch: Tensor) -> Tensor:
+        shapes = [t.shape for t in batch]
+        if not self.shapes:
+            self.shapes = shapes
+            self._compile(tuple(t.contiguous() for t in batch))
+        if shapes != self.shapes:
+            return self.function(*batch)
+        return self.compiled(*(t.contiguous() for t in batch))
+
+    def _compile(self, batch: tuple[Tensor, ...]) -> None:
+        import torch._inductor
+
+        start = time.perf_counter()
+        try:
+            graph, tensors = trace_function(self.vae, self.function, batch)
+            with torch.no_grad():
+                run = torch._inductor.compile(graph, [*tensors, *batch], options={"fallback_random": True})
+            self.compiled = lambda *batch: run(*tensors, *batch)
+            self.say(f"the likelihood was compiled in {time.perf_counter() - start:.1f} s")
+        except Exception as error:
+            self.say(f"{explain(error)}; the likelihood is computed without compilation")
+
+
 def explain(error: Exception) -> str:
     """What kept a step from being traced, and where: the innermost sample site or module of the user's."""
     where = "the step"

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pyro
@@ -9,11 +10,12 @@ from ppvae.models import GaussianVAE, SphericalVAE
 from torch import nn
 
 import ppvae
-from ppvae.arrays import to_tensors
+from ppvae.arrays import seeded, to_tensors
 from ppvae.distributions import HypersphericalUniform, VonMisesFisher
 from ppvae.infer import ELBO, IWAE_ELBO
 from ppvae.nn import NormalLikelihood
-from ppvae.predict import LogLikelihood
+from ppvae.predict import LogLikelihood, _log_weights
+from ppvae.steps import trace_function
 
 rng = np.random.default_rng(0)
 X = (rng.random((7, 1, 4, 4)) > 0.5).astype(np.float32)
@@ -351,3 +353,38 @@ def test_each_datum_is_encoded_once_for_all_samples_of_a_chunk():
     vae.encoder.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].shape[0]))
     ppvae.log_likelihood(vae, X, num_samples=100, seed=0)
     assert sum(rows) == len(X) + 1  # and the first datum once for the check of the support
+
+
+@pytest.mark.parametrize("model", [GaussianVAE, SphericalVAE])
+def test_the_traced_weights_of_the_likelihood_are_those_of_eager(model):
+    vae, x = make(model, dim=3).eval(), torch.tensor(X)
+    function = partial(_log_weights, vae, 5)
+    state = torch.get_rng_state()
+    graph, tensors = trace_function(vae, function, (x,))
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch.no_grad(), seeded(3):
+        eager = function(x)
+    with torch.no_grad(), seeded(3):
+        assert torch.allclose(graph(*tensors, x), eager, atol=1e-5)
+
+
+def test_a_likelihood_that_cannot_be_compiled_is_computed_all_the_same(capsys):
+    class Reads(nn.Module):
+        def forward(self, z):
+            return z.new_full((len(z), 1, 4, 4), z.sum().item())
+
+    vae = make(decoder=Reads())
+    eager = ppvae.log_likelihood(vae, X, num_samples=5, seed=0)
+    assert np.array_equal(
+        ppvae.log_likelihood(vae, X, num_samples=5, seed=0, compile=True).log_weights, eager.log_weights
+    )
+    assert "Reads reads a value back" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_compiled_likelihood_is_that_of_eager(capsys):
+    vae = make(SphericalVAE, dim=3)
+    eager = ppvae.log_likelihood(vae, X, num_samples=50, seed=0, chunk=100)
+    compiled = ppvae.log_likelihood(vae, X, num_samples=50, seed=0, chunk=100, compile=True)
+    assert np.allclose(compiled.log_weights, eager.log_weights, atol=1e-4)
+    assert "was compiled in" in capsys.readouterr().err

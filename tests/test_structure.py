@@ -22,7 +22,7 @@ BELOW = {
     "arrays": GEOMETRY | {"nn"},
     "diagnostics": GEOMETRY | {"infer"},
     "samplers": GEOMETRY | {"infer", "arrays", "predict", "diagnostics"},
-    "predict": GEOMETRY | {"infer", "arrays", "diagnostics"},
+    "predict": GEOMETRY | {"infer", "arrays", "diagnostics", "steps"},
     "metrics": GEOMETRY | {"infer", "arrays"},
     "checkpoint": {"io"},
     "steps": {"infer", "arrays"},
