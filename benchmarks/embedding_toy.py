@@ -16,10 +16,7 @@ they never turn round).
 
     python benchmarks/embedding_toy.py a                    # results/embedding_toy_a.json; started again it goes on
     python benchmarks/embedding_toy.py b                    # results/embedding_toy_b.json
-    python benchmarks/embedding_toy.py tables               # the tables of these, embedding_toy_b_again and b_longer
-
-The last two were made by the commands in them, for one and two rows: again, with other random numbers, as the encoder
-of seed 2 was torn; and with twice the steps at a higher learning rate.
+    python benchmarks/embedding_toy.py tables               # the tables of both
 """
 
 import argparse
@@ -352,10 +349,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="results/embedding_toy_PART.json where not given")
     args = parser.parse_args()
     if args.part == "tables":
-        names = ("a", "b", "b_again", "b_longer")
-        a, b, *more = (json.loads((RESULTS / f"embedding_toy_{name}.json").read_text()) for name in names)
-        tables = [*table_a(a), *(line for results in (b, *more) for line in table_b(results))]
-        print("\n".join([*tables, *table_of_embeddings(b["embeddings"])]))
+        a, b = (json.loads((RESULTS / f"embedding_toy_{name}.json").read_text()) for name in "ab")
+        print("\n".join([*table_a(a), *table_b(b), *table_of_embeddings(b["embeddings"])]))
         return
     torch.set_num_threads(1)
     results: dict = {
