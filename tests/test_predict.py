@@ -378,7 +378,7 @@ def test_a_likelihood_that_cannot_be_compiled_is_computed_all_the_same(capsys):
     assert np.array_equal(
         ppvae.log_likelihood(vae, X, num_samples=5, seed=0, compile=True).log_weights, eager.log_weights
     )
-    assert "Reads reads a value back" in capsys.readouterr().err
+    assert "reads a value back" in capsys.readouterr().err
 
 
 @pytest.mark.slow
