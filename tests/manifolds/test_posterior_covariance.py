@@ -166,3 +166,13 @@ def test_it_moves_with_its_tensors():
 def test_wrong_arguments_raise(centroids, precision, options, message):
     with pytest.raises(ValueError, match=message):
         PosteriorCovarianceMetric(centroids, precision, **options)
+
+
+def test_all_of_60_000_data_can_be_centroids():
+    generator = torch.Generator().manual_seed(0)
+    c = torch.randn(60_000, 3, generator=generator, dtype=torch.float64)
+    precision = 1 + torch.rand(60_000, 3, generator=generator, dtype=torch.float64)
+    z = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    value = PosteriorCovarianceMetric(c, precision, temperature=0.3, regularization=0.01).log_volume(z)
+    w = (-((z[:, None] - c).square() * precision).sum(-1) / 0.3**2).exp()
+    assert torch.allclose(value, (w @ precision + 0.01).log().sum(-1) / 2, rtol=1e-10)
