@@ -55,7 +55,7 @@ def group() -> Group | None:
 class Share:
     """The share of one process in batches of rows; each epoch has its own order, and each process its own noise.
 
-    :param batches: has ``tensors``, ``batch_size``, ``transform`` and ``shuffle``, and takes rows.
+    :param batches: has ``n`` data, ``batch_size``, ``transform`` and ``shuffle``, and makes ``keys`` of rows.
     :param seed: of order and noise, the same in all processes.
     """
 
@@ -64,7 +64,7 @@ class Share:
         self.transform: Transform | None = batches.transform
         self.epoch = 0  #: how many are done
         self.whole = 0  #: data in the batch of all processes
-        n, size, W = batches.tensors[0].shape[0], batches.batch_size, processes.size
+        n, size, W = batches.n, batches.batch_size, processes.size
         if min(size, n) < W or (batches.shuffle and 0 < n % size < W):
             raise ValueError(
                 f"batch_size: {n} data in batches of {size} leave a batch of fewer data than there are processes, {W}; "
@@ -75,19 +75,20 @@ class Share:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        rank, x = self.processes.rank, self.batches.tensors[0]
-        order = torch.arange(x.shape[0])
+        rank, n = self.processes.rank, self.batches.n
+        order = torch.arange(n)
         noise = self.seed
         if self.batches.shuffle:
             self.epoch += 1
             generator = torch.Generator().manual_seed(self.seed)
             noise = int(torch.randint(2**62, (self.epoch,), generator=generator)[-1])
-            order = torch.randperm(x.shape[0], generator=generator.manual_seed(noise))
+            order = torch.randperm(n, generator=generator.manual_seed(noise))
+        # Of held-out data a process may have none of the last ones.
+        dealt = [(len(rows), rows[rank :: self.processes.size]) for rows in order.split(self.batches.batch_size)]
+        dealt = [(whole, rows) for whole, rows in dealt if len(rows)]
         with seeded(noise + rank):
-            for rows in order.split(self.batches.batch_size):
-                self.whole, own = len(rows), rows[rank :: self.processes.size]
-                if len(own):  # of held-out data, where a process may have none of the last ones
-                    yield (own.to(x.device),)
+            for (self.whole, _), key in zip(dealt, self.batches.keys(rows for _, rows in dealt), strict=True):
+                yield key
 
     def take(self, *key: Tensor) -> tuple[Tensor, ...]:
         """The batch of a key, before the transform."""

@@ -429,15 +429,18 @@ class _Sliced:
         dtype: torch.dtype | None = None,
     ):
         self.tensors, self.batch_size, self.transform, self.shuffle = tensors, batch_size, transform, shuffle
-        self.dtype = dtype or tensors[0].dtype
+        self.n, self.dtype = tensors[0].shape[0], dtype or tensors[0].dtype
 
     def __len__(self) -> int:
-        return -(-self.tensors[0].shape[0] // self.batch_size)
+        return -(-self.n // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        n, device = self.tensors[0].shape[0], self.tensors[0].device
-        order = torch.randperm(n).to(device) if self.shuffle else torch.arange(n, device=device)
-        return ((rows,) for rows in order.split(self.batch_size))
+        order = torch.randperm(self.n) if self.shuffle else torch.arange(self.n)
+        return self.keys(order.to(self.tensors[0].device).split(self.batch_size))
+
+    def keys(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        """The keys of batches of these rows."""
+        return ((rows.to(self.tensors[0].device),) for rows in batches)
 
     def take(self, *key: Tensor) -> tuple[Tensor, ...]:
         x, *given = (t.index_select(0, *key) for t in self.tensors)
@@ -502,9 +505,13 @@ class _OnDisk:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         order = torch.randperm(self.n) if self.shuffle else torch.arange(self.n)
+        return self.keys(order.split(self.batch_size))
+
+    def keys(self, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        """The keys of batches of these rows, each read while the one before it is used."""
         with ThreadPoolExecutor(1) as reader:
             ahead = None
-            for rows in order.split(self.batch_size):
+            for rows in batches:
                 ready, ahead = ahead, reader.submit(self._read, rows.numpy())
                 if ready is not None:
                     yield to_tensors(self.vae, ready.result())
@@ -553,10 +560,11 @@ def _batches(vae: VAE, data: Any, batch_size: int, transform: Transform | None, 
 
 
 def _dealt(batches: Batches, processes: "parallel.Group", seed: int) -> "parallel.Share":
-    if not isinstance(batches, _Sliced):
+    if not isinstance(batches, (_Sliced, _OnDisk)):
         raise ValueError(
-            "data: several processes take their shares of arrays in memory, not of what is read from a disk or by a "
-            "DataLoader; load the data with numpy.asarray, or train in one process"
+            "data: several processes take their shares of arrays, in memory or memory-mapped, not of what a "
+            "DataLoader or a Dataset makes; save it as .npy and pass numpy.load(file, mmap_mode='r'), or train in one "
+            "process"
         )
     return parallel.Share(batches, processes, seed)
 

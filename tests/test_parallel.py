@@ -44,6 +44,9 @@ dist.barrier()
 again = ppvae.fit(make(), x, checkpoint=f'{folder}/c.safetensors', resume=True, **{**options, 'progress': False})
 stopped = ppvae.fit(make(), x, callbacks=[lambda fit: setattr(fit, 'stopped', 'enough')], **options).epochs
 
+mapped = make()
+ppvae.fit(mapped, np.load(f'{folder}/x.npy', mmap_mode='r'), **{**options, 'progress': False})
+
 errors = []
 loaded = torch.utils.data.TensorDataset(torch.as_tensor(x))
 for data, more in ((x[:21], {}), (loaded, {}), (x, {'compile': 'inductor'})):
@@ -54,6 +57,7 @@ for data, more in ((x[:21], {}), (loaded, {}), (x, {'compile': 'inductor'})):
 
 report = {
     'weights': [p.tolist() for p in vae.state_dict().values()],
+    'mapped': [p.tolist() for p in mapped.state_dict().values()],
     'history': fit.history, 'again': again.history['loss'], 'seen': seen, 'stopped': stopped, 'errors': errors,
 }
 sys.stderr.close()
@@ -104,6 +108,10 @@ class TestTwoProcesses:
         _, (first, second), _ = reports
         assert first["again"] == first["history"]["loss"] == second["again"]
 
+    def test_arrays_on_a_disk_are_shared_as_those_in_memory(self, reports):
+        _, (first, second), _ = reports
+        assert first["mapped"] == second["mapped"] == first["weights"]
+
     def test_the_first_process_alone_shows_progress_and_calls_back(self, reports):
         _, (first, second), (shown, nothing) = reports
         assert first["seen"] == [1, 2, 3, 4, 5, 6] and second["seen"] == []
@@ -115,7 +123,7 @@ class TestTwoProcesses:
         assert len(first["errors"]) == 3 and first["errors"] == second["errors"]
         few, loaded, compiled = first["errors"]
         assert "leave a batch of fewer data than there are processes, 2" in few
-        assert "arrays in memory" in loaded and "without compilation" in compiled
+        assert "in memory or memory-mapped" in loaded and "without compilation" in compiled
 
 
 class Pretended(parallel.Group):
@@ -126,7 +134,10 @@ class Pretended(parallel.Group):
 class Rows:
     """23 data in batches of 10."""
 
-    tensors, batch_size, transform, shuffle = (torch.arange(23),), 10, None, True
+    n, batch_size, transform, shuffle = 23, 10, None, True
+
+    def keys(self, batches):
+        return ((rows,) for rows in batches)
 
 
 def test_the_shares_of_a_batch_are_the_batch():
