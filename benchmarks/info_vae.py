@@ -40,11 +40,12 @@ from pyro import poutine
 from torch import Tensor
 
 import ppvae
-from ppvae.arrays import own_store, seeded
+from ppvae.arrays import own_store
 from ppvae.infer import ELBO, Beta_ELBO, InfoVAE_ELBO, TensorELBO, energy_distance
 from ppvae.infer.divergences import find
 from ppvae.metrics import knn_accuracy
 from ppvae.nn import PowerSphericalHead, SphericalDeltaHead
+from ppvae.random import seeded
 
 RESULTS = Path(__file__).parent / "results"
 

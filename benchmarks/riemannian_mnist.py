@@ -58,10 +58,10 @@ from torch import Tensor, nn
 
 import ppvae
 from ppvae import samplers
-from ppvae.arrays import seeded
 from ppvae.infer import BatchedHMC
 from ppvae.metrics import Classifier, Features, classifier, data_copying, frechet_distance, kernel_distance, prdc
 from ppvae.nn import NormalLikelihood
+from ppvae.random import seeded
 from ppvae.samplers import Samples
 from ppvae.samplers.chadebec2022 import PublishedHMC
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ppvae.nn import unregistered
 from ppvae.nn.networks import network_dtype
+from ppvae.random import seeded
 
 VAE = Any  # an nn.Module with model, guide and shape
 
@@ -250,17 +251,6 @@ def evaluating(vae: nn.Module) -> Iterator[None]:
 def own_store() -> Iterator[None]:
     """Leave Pyro's parameter store as it was, and send it no parameters: a VAE's are taken from the module."""
     with pyro.get_param_store().scope(), unregistered():
-        yield
-
-
-@contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Start the random generators from a seed, and leave them as they were; do nothing where the seed is None."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
-        torch.manual_seed(seed)
         yield
 
 

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from ppvae.arrays import VAE, seeded
+from ppvae.arrays import VAE
 from ppvae.infer import TensorELBO
+from ppvae.random import seeded
 from ppvae.steps import DeviceStep, Gradients, Step, Sums, Transform
 
 __all__ = ["Group", "Share", "SharedGradients", "SharedSums", "group", "make_step"]
@@ -87,7 +88,9 @@ class Share:
         dealt = [(len(rows), rows[rank :: self.processes.size]) for rows in order.split(self.batches.batch_size)]
         dealt = [(whole, rows) for whole, rows in dealt if len(rows)]
         with seeded(noise + rank):
-            for (self.whole, _), key in zip(dealt, self.batches.keys(rows for _, rows in dealt), strict=True):
+            keys = self.batches.keys(rows for _, rows in dealt)
+            for (whole, _), key in zip(dealt, keys, strict=True):
+                self.whole = whole
                 yield key
 
     def take(self, *key: Tensor) -> tuple[Tensor, ...]:

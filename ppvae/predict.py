@@ -30,13 +30,13 @@ from ppvae.arrays import (
     on_disk,
     own_store,
     read_rows,
-    seeded,
     to_tensors,
 )
 from ppvae.distributions import center
 from ppvae.infer import ELBO, CenterMessenger
 from ppvae.infer.elbo import latents
 from ppvae.infer.iwae import log_weight_parts
+from ppvae.random import seeded
 from ppvae.steps import CompiledLikelihood, narrate
 
 Array = Any  # numpy array, or tensor where x was one

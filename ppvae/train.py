@@ -33,11 +33,11 @@ from ppvae.arrays import (
     own_store,
     precise,
     read_rows,
-    seeded,
     to_tensors,
 )
 from ppvae.checkpoint import Checkpoint, Generators, checksums, fingerprint, outline
 from ppvae.infer import ELBO, TensorELBO
+from ppvae.random import seeded
 from ppvae.steps import (
     NotFiniteError,
     Source,

@@ -9,9 +9,10 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import ppvae
-from ppvae.arrays import check_support, evaluating, home, own_store, seeded, to_tensors
+from ppvae.arrays import check_support, evaluating, home, own_store, to_tensors
 from ppvae.infer import ELBO
 from ppvae.nn import ContinuousBernoulliLikelihood, NormalLikelihood, PoissonLikelihood
+from ppvae.random import seeded
 from ppvae.transforms import DynamicBinarization, Threshold
 
 SHAPE = (1, 4, 4)

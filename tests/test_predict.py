@@ -10,11 +10,12 @@ from ppvae.models import GaussianVAE, SphericalVAE
 from torch import nn
 
 import ppvae
-from ppvae.arrays import seeded, to_tensors
+from ppvae.arrays import to_tensors
 from ppvae.distributions import HypersphericalUniform, VonMisesFisher
 from ppvae.infer import ELBO, IWAE_ELBO
 from ppvae.nn import NormalLikelihood
 from ppvae.predict import LogLikelihood, _log_weights
+from ppvae.random import seeded
 from ppvae.steps import trace_function
 
 rng = np.random.default_rng(0)

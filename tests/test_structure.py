@@ -9,30 +9,31 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-GEOMETRY = {"distributions", "manifolds", "special"}
+BASE = {"distributions", "manifolds", "special", "random"}
 #: part of the library -> the parts that it may import, besides itself
 BELOW = {
+    "random": set(),
     "special": set(),
     "manifolds": {"special"},
     "distributions": {"manifolds", "special"},
-    "transforms": GEOMETRY,
-    "nn": GEOMETRY | {"transforms"},
-    "models": GEOMETRY | {"nn"},
-    "infer": GEOMETRY,
-    "arrays": GEOMETRY | {"nn"},
-    "diagnostics": GEOMETRY | {"infer"},
-    "samplers": GEOMETRY | {"infer", "arrays", "predict", "diagnostics"},
-    "predict": GEOMETRY | {"infer", "arrays", "diagnostics", "steps"},
-    "metrics": GEOMETRY | {"infer", "arrays"},
+    "transforms": BASE,
+    "nn": BASE | {"transforms"},
+    "models": BASE | {"nn"},
+    "infer": BASE,
+    "arrays": BASE | {"nn"},
+    "diagnostics": BASE | {"infer"},
+    "samplers": BASE | {"infer", "arrays", "predict", "diagnostics"},
+    "predict": BASE | {"infer", "arrays", "diagnostics", "steps"},
+    "metrics": BASE | {"infer", "arrays"},
     "checkpoint": {"io"},
-    "steps": {"infer", "arrays"},
-    "parallel": GEOMETRY | {"infer", "arrays", "steps"},
-    "train": GEOMETRY | {"parallel", "infer", "arrays", "predict", "checkpoint", "steps"},
+    "steps": BASE | {"infer", "arrays"},
+    "parallel": BASE | {"infer", "arrays", "steps"},
+    "train": BASE | {"parallel", "infer", "arrays", "predict", "checkpoint", "steps"},
     "callbacks": {"io", "train"},
     "io": {"models", "nn"},
     "data": set(),
-    "plotting": GEOMETRY,
-    "testing": GEOMETRY | {"nn", "infer", "arrays", "predict", "train", "io"},
+    "plotting": BASE,
+    "testing": BASE | {"nn", "infer", "arrays", "predict", "train", "io"},
 }
 ON_TOP = {"cli", "report", "__main__", "__init__"}
 

@@ -27,9 +27,9 @@ from ppvae.models import GaussianVAE
 
 import ppvae
 from ppvae import plotting
-from ppvae.arrays import seeded
 from ppvae.infer import ELBO, IWAE_ELBO, Beta_ELBO, InfoVAE_ELBO, mmd
 from ppvae.metrics import knn_accuracy
+from ppvae.random import seeded
 
 short = "PPVAE_SHORT" in os.environ  # what continuous integration runs; its numbers mean nothing
 out = Path("runs/tutorials")

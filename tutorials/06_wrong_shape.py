@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 import ppvae
 from ppvae import plotting
-from ppvae.arrays import seeded
 from ppvae.distributions import SO3Uniform
 from ppvae.manifolds import SO3, rotation, so3
 from ppvae.metrics import automorphism, closed_geodesics, discontinuity, equivariance_error, rotation_class
 from ppvae.nn import ActionDecoder, NormalLikelihood, Polar, SO3NormalHead, spherical_harmonics
+from ppvae.random import seeded
 
 short = "PPVAE_SHORT" in os.environ  # what continuous integration runs; its numbers and pictures mean nothing
 out = Path("runs/tutorials")

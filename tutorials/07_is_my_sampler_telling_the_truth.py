@@ -23,10 +23,10 @@ from pyro.distributions import Normal
 
 import ppvae
 from ppvae import plotting, samplers
-from ppvae.arrays import seeded
 from ppvae.diagnostics import convergence
 from ppvae.manifolds import InverseVolumeMetric
 from ppvae.nn import NormalLikelihood
+from ppvae.random import seeded
 
 short = "PPVAE_SHORT" in os.environ  # what continuous integration runs; its numbers and pictures mean nothing
 out = Path("runs/tutorials")

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from pyro import poutine
 
 import ppvae
-from ppvae.arrays import evaluating, own_store, seeded, to_tensors
+from ppvae.arrays import evaluating, own_store, to_tensors
 from ppvae.cli import processes
 from ppvae.cli.options import TOLD, fit_options, model_options, record
 from ppvae.cli.preparation import Prepared, open_data, prepare, settle
 from ppvae.infer import ELBO
 from ppvae.infer.elbo import kl_terms, latents
 from ppvae.io import write
+from ppvae.random import seeded
 
 #: Files whose presence makes a folder a run.
 FILES = ("run.yaml", "model.safetensors", "history.csv", "evaluation.json", "posterior.npz", "checkpoint.safetensors")

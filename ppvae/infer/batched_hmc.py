@@ -28,8 +28,7 @@ References:
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -42,6 +41,8 @@ from pyro.ops.dual_averaging import DualAveraging
 from pyro.poutine.util import site_is_subsample
 from torch import Size, Tensor
 from torch.distributions import biject_to
+
+from ppvae.random import seeded
 
 Params = Mapping[str, Tensor]
 
@@ -383,7 +384,7 @@ class _ModelPotential:
     def __init__(self, model: Any, args: tuple, kwargs: dict, C: int, init_strategy: Any, seed: int | None):
         self.model, self.args, self.kwargs, self.C, self.seed = model, args, kwargs, C, seed
         self.init_strategy = init_strategy
-        with _seeded(seed), torch.no_grad(), poutine.block(), InitMessenger(init_strategy):
+        with seeded(seed), torch.no_grad(), poutine.block(), InitMessenger(init_strategy):
             trace = poutine.trace(model).get_trace(*args, **kwargs)
         dims = [f.dim for site in trace.nodes.values() for f in site.get("cond_indep_stack", ()) if f.vectorized]
         self.nesting = -min(dims, default=0)
@@ -411,7 +412,7 @@ class _ModelPotential:
         missing = torch.ones(self.C, dtype=torch.bool)
         for attempt in range(100):
             seed = None if self.seed is None else self.seed + attempt
-            with _seeded(seed), torch.no_grad(), poutine.block():
+            with seeded(seed), torch.no_grad(), poutine.block():
                 with InitMessenger(self.init_strategy), self._plate():
                     trace = poutine.trace(self.model).get_trace(*self.args, **self.kwargs)
             params = {}
@@ -456,16 +457,6 @@ class _ModelPotential:
 
     def _chains(self) -> Size:
         return Size([self.C, *[1] * self.nesting])
-
-
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
-        torch.manual_seed(seed)
-        yield
 
 
 class BatchedMCMC(MCMC):

@@ -14,9 +14,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppvae.arrays import VAE, check_finite, check_pair, evaluating, own_store, seeded, to_tensors
+from ppvae.arrays import VAE, check_finite, check_pair, evaluating, own_store, to_tensors
 from ppvae.infer.elbo import latents
 from ppvae.predict import decode
+from ppvae.random import seeded
 from ppvae.samplers.samples import Samples, check_count
 
 

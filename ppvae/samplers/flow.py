@@ -21,8 +21,9 @@ from pyro.distributions import Normal, TransformedDistribution
 from pyro.distributions.transforms import LowerCholeskyAffine, Permute, affine_autoregressive
 from torch import Tensor, nn
 
-from ppvae.arrays import VAE, check_pair, seeded
+from ppvae.arrays import VAE, check_pair
 from ppvae.predict import decode
+from ppvae.random import seeded
 from ppvae.samplers.samples import Samples, check_count, embeddings
 
 

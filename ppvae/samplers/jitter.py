@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from ppvae.arrays import VAE, check_pair, seeded, to_tensors
+from ppvae.arrays import VAE, check_pair, to_tensors
 from ppvae.predict import decode
+from ppvae.random import seeded
 from ppvae.samplers.samples import Samples, check_count, embeddings
 
 

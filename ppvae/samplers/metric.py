@@ -8,9 +8,10 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from ppvae.arrays import VAE, check_finite, check_pair, evaluating, home, own_store, seeded, to_tensors
+from ppvae.arrays import VAE, check_finite, check_pair, evaluating, home, own_store, to_tensors
 from ppvae.infer.elbo import latents
 from ppvae.manifolds import PosteriorCovarianceMetric, PullbackMetric
+from ppvae.random import seeded
 from ppvae.samplers.centroids import k_means, k_medoids
 
 __all__ = ["pullback_metric", "riemannian_metric"]

@@ -20,8 +20,9 @@ import torch
 from pyro.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 from torch import Tensor
 
-from ppvae.arrays import VAE, check_pair, seeded
+from ppvae.arrays import VAE, check_pair
 from ppvae.predict import decode
+from ppvae.random import seeded
 from ppvae.samplers.samples import Samples, check_count, embeddings
 
 

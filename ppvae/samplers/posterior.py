@@ -34,12 +34,13 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppvae.arrays import VAE, check_pair, check_support, evaluating, own_store, seeded, to_tensors
+from ppvae.arrays import VAE, check_pair, check_support, evaluating, own_store, to_tensors
 from ppvae.diagnostics import Convergence, convergence, to_inference_data
 from ppvae.infer import BatchedHMC, BatchedMCMC
 from ppvae.infer.elbo import latents
 from ppvae.manifolds import log_area, sphere
 from ppvae.predict import Array, LogLikelihood, log_likelihood
+from ppvae.random import seeded
 
 Method = Literal["batched-hmc", "nuts", "hmc"]
 

@@ -6,10 +6,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppvae.arrays import VAE, check_pair, evaluating, home, own_store, seeded, to_tensors
+from ppvae.arrays import VAE, check_pair, evaluating, home, own_store, to_tensors
 from ppvae.infer import PriorMessenger
 from ppvae.infer.elbo import latents
 from ppvae.predict import decode
+from ppvae.random import seeded
 from ppvae.samplers.samples import Samples, check_count
 
 

@@ -17,11 +17,12 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from pyro.ops.stats import split_gelman_rubin
 from torch import Tensor
 
-from ppvae.arrays import VAE, check_pair, home, seeded
+from ppvae.arrays import VAE, check_pair, home
 from ppvae.infer.batched_hmc import BatchedHMC, BatchedMCMC
 from ppvae.infer.independence import Cycle, IndependenceMetropolis
 from ppvae.manifolds import PosteriorCovarianceMetric
 from ppvae.predict import decode
+from ppvae.random import seeded
 from ppvae.samplers.chadebec2022 import PublishedHMC
 from ppvae.samplers.samples import Samples, check_count
 from ppvae.samplers.volume import RiemannianVolume

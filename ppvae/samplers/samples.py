@@ -9,9 +9,10 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppvae.arrays import VAE, check_finite, evaluating, own_store, seeded, to_tensors
+from ppvae.arrays import VAE, check_finite, evaluating, own_store, to_tensors
 from ppvae.infer.elbo import latents
 from ppvae.predict import encode
+from ppvae.random import seeded
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ import torch
 from pyro.distributions import Normal
 from torch import Tensor
 
-from ppvae.arrays import seeded
 from ppvae.manifolds import PosteriorCovarianceMetric, as_metric
+from ppvae.random import seeded
 from ppvae.samplers.centroid_mixture import CentroidMixture, half_log_dets, log_prob_anywhere
 
 __all__ = ["Mass", "RiemannianVolume"]

@@ -12,10 +12,11 @@ from pyro.distributions import Delta
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from torch import Tensor
 
-from ppvae.arrays import check_support, evaluating, own_store, seeded, to_tensors
+from ppvae.arrays import check_support, evaluating, own_store, to_tensors
 from ppvae.infer import ELBO, IWAE_ELBO, CenterMessenger, TensorELBO
 from ppvae.infer.elbo import latents
 from ppvae.predict import encode, generate, log_likelihood, reconstruct
+from ppvae.random import seeded
 from ppvae.train import fit
 
 

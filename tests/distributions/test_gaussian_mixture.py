@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.func import vmap
 
-from ppvae.arrays import seeded
 from ppvae.distributions import GaussianMixture, center
 from ppvae.distributions.gaussian_mixture import _Pathwise
+from ppvae.random import seeded
 from ppvae.testing import check_distribution
 
 

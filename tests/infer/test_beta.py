@@ -13,8 +13,9 @@ from pyro.infer import SVI
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import ppvae
-from ppvae.arrays import own_store, seeded
+from ppvae.arrays import own_store
 from ppvae.infer import ELBO, Beta_ELBO, Capacity_ELBO, FreeBits_ELBO, TensorELBO, objectives
+from ppvae.random import seeded
 
 X = (torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.5).float()
 

@@ -9,7 +9,6 @@ import pytest
 import scipy.stats
 import torch
 
-from ppvae.arrays import seeded
 from ppvae.distributions import HypersphericalUniform, SO3Uniform
 from ppvae.infer import (
     InverseMultiquadric,
@@ -21,6 +20,7 @@ from ppvae.infer import (
     sliced_wasserstein,
 )
 from ppvae.manifolds import SO3, Sphere, Torus, sphere
+from ppvae.random import seeded
 
 PAIRWISE = {
     "mmd": mmd,

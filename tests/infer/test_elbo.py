@@ -12,8 +12,9 @@ from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppvae.arrays import own_store, seeded
+from ppvae.arrays import own_store
 from ppvae.infer import ELBO, IWAE_ELBO, TensorELBO
+from ppvae.random import seeded
 
 X = (torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.5).float()
 

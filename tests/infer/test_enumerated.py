@@ -15,9 +15,10 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import ppvae
-from ppvae.arrays import own_store, seeded
+from ppvae.arrays import own_store
 from ppvae.infer import ELBO, EnumeratedELBO, LabelTerm, Regularized
 from ppvae.nn import Clusters, EnumeratedClusters, LabelledClusters, PolarCanonicalizer, Pose
+from ppvae.random import seeded
 
 X = (torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float()
 Y = torch.arange(12) % 4

@@ -6,12 +6,12 @@ import torch
 from ppvae.models import SO3VAE
 
 import ppvae
-from ppvae.arrays import seeded
 from ppvae.data.render import cube, render
 from ppvae.distributions import SO3Normal, SO3Uniform
 from ppvae.infer import Capacity_ELBO, Continuity, Equivariance, Regularized
 from ppvae.manifolds import so3
 from ppvae.nn import NormalLikelihood, RandomTurn
+from ppvae.random import seeded
 
 
 def pair(encode):

@@ -14,11 +14,12 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import ppvae
-from ppvae.arrays import own_store, seeded
+from ppvae.arrays import own_store
 from ppvae.infer import ELBO, InfoVAE_ELBO, SquaredExponential, TensorELBO, energy_distance, mmd
 from ppvae.infer.divergences import names
 from ppvae.manifolds import Sphere
 from ppvae.nn import PowerSphericalHead, SphericalDeltaHead
+from ppvae.random import seeded
 
 X = (torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.5).float()
 SHAPE = (1, 4, 4)

@@ -12,12 +12,13 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from torch import nn
 
 import ppvae
-from ppvae.arrays import own_store, seeded
+from ppvae.arrays import own_store
 from ppvae.distributions import center
 from ppvae.infer import ELBO, IWAE_ELBO, EnumeratedELBO, Invariance, Regularized
 from ppvae.manifolds import circle, sim2
 from ppvae.nn import BernoulliLikelihood, Clusters, EnumeratedClusters, NormalHead, PolarCanonicalizer, Pose
 from ppvae.nn.actions import RandomSimilarity, act, pixels, rotate, similarity
+from ppvae.random import seeded
 from ppvae.testing import check_vae
 
 X = (torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float()

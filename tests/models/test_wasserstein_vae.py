@@ -10,9 +10,10 @@ from pyro import poutine
 
 import ppvae
 from ppvae import models
-from ppvae.arrays import own_store, seeded
+from ppvae.arrays import own_store
 from ppvae.infer import ELBO, InfoVAE_ELBO, energy_distance
 from ppvae.nn import DeltaHead, NormalLikelihood, SphericalDeltaHead
+from ppvae.random import seeded
 from ppvae.testing import check_vae
 
 BINARY = (torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5).float()

@@ -7,9 +7,9 @@ import pytest
 import scipy.ndimage
 import torch
 
-from ppvae.arrays import seeded
 from ppvae.manifolds import circle, sim2
 from ppvae.nn.actions import RandomSimilarity, act, pixels, resample, rotate, scale, shift, similarity
+from ppvae.random import seeded
 
 G = torch.Generator().manual_seed(0)
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from ppvae.arrays import seeded
 from ppvae.nn import Clusters, EnumeratedClusters, GaussianMixtureHead, LabelledClusters
+from ppvae.random import seeded
 
 
 def test_place_gives_each_cluster_the_moments_of_its_points():

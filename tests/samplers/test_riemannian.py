@@ -12,9 +12,9 @@ from pyro.infer import HMC, NUTS
 from torch import Size, nn
 
 import ppvae
-from ppvae.arrays import seeded
 from ppvae.infer import BatchedHMC
 from ppvae.manifolds import InverseVolumeMetric, RiemannianManifold
+from ppvae.random import seeded
 from ppvae.samplers import RiemannianVolume, interpolate, pullback_metric, riemannian
 from ppvae.samplers.centroids import k_means, k_medoids
 

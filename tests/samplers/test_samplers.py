@@ -10,8 +10,8 @@ from torch.distributions import MultivariateNormal
 
 import ppvae
 from ppvae import samplers
-from ppvae.arrays import seeded
 from ppvae.nn import Clusters, PoissonLikelihood
+from ppvae.random import seeded
 from ppvae.samplers import Samples, fit_flow, fit_mixture
 
 X = np.random.default_rng(0).random((40, 1, 4, 4)).astype(np.float32)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from pyro.distributions import Normal, Uniform
 
-from ppvae.arrays import seeded
 from ppvae.infer import BatchedHMC, BatchedMCMC, Cycle, IndependenceMetropolis
 from ppvae.infer.batched_hmc import leapfrog
 from ppvae.manifolds import PosteriorCovarianceMetric
+from ppvae.random import seeded
 from ppvae.samplers import CentroidMixture, RiemannianVolume
 from ppvae.samplers.centroid_mixture import log_prob_anywhere
 from ppvae.samplers.chadebec2022 import PublishedHMC

@@ -1,0 +1,17 @@
+"""Random generators, started from a seed for a while."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Start the random generators from a seed, and leave them as they were; do nothing where the seed is None."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        torch.manual_seed(seed)
+        yield
