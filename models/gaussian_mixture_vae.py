@@ -13,7 +13,7 @@ values are known [3]:
     fit(
         GaussianMixtureVAE(shape, LabelledClusters(10, 10)),
         (x, y, known),
-        objective=Regularized(EnumeratedELBO(), label=LabelTerm()),
+        objective=Regularized(EnumeratedELBO(), label=LabelTerm(weight=10 * len(x) / known.sum())),
     )
 
 ``vae.clusters.law.cluster_probs(ppvae.encode(vae, x))`` is p(c | z_c) at the centre of the guide.

@@ -76,7 +76,7 @@ clusters = Clusters(dim=10, clusters=10, head=NormalHead(10))
 canonicalizer = PolarCanonicalizer(shape, directions=2)
 vae = MCEVAE(shape, dim=3, clusters=clusters, pose=Pose(directions=2), canonicalizer=canonicalizer)
 plain = GaussianVAE(shape, dim=13)
-epochs = 2 if short else 160_000 // len(x_train)
+epochs = 2 if short else 480_000 // len(x_train)
 
 
 def place(fit: Fit) -> None:

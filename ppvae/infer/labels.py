@@ -20,7 +20,10 @@ class LabelTerm:
     itself says nothing of q(c | x).
 
     :param site: the latent.
-    :param weight: weight in the loss; [1] takes 0.1 times the number of data over the number of labels.
+    :param weight: weight in the loss; [1] takes 0.1 times the number of data over the number of labels. The bound alone
+        gives each cluster some class, whichever, within the first epochs, and what is settled then a few nats a batch
+        do not undo. For labels to count from the start of a short training 10 times that quotient did
+        (``benchmarks/mce_mnist.py``).
 
     Source: [1] Kingma et al. (2014), equation 9, https://arxiv.org/abs/1406.5298
     """
