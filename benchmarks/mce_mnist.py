@@ -8,10 +8,11 @@ their angles kept.
     mixture      GaussianMixtureVAE, z_c in R^13
     mce          MCEVAE, z_c in R^10 and z in R^3, with a canonicalizer of two directions; unsupervised
     one          the same with one direction
-    term         the same without a canonicalizer: the pose is read off the encoder, and the mean squared change under 4
-                 random moves is a term of the objective, weight 1, as in the paper
+    term         the same without a canonicalizer: the pose is read off the encoder, and the mean squared change of z
+                 and the canonical image under 4 random moves is a term of the objective, weight 1; in the paper it has
+                 z_c too
     labels       as mce with 100 labels, the clusters enumerated
-    canonical    as mce, the upright image of each digit observed too: supervised
+    canonical    as mce, the upright image of each training digit observed too: supervised
 
 All have the perceptron 256-128 for an encoder and its reverse for a decoder, Adam at 1e-3, a KL weight that rises over
 the first tenth of the epochs, and one Gaussian for q(z_c | x) save "labels". All others that have clusters place them
@@ -72,6 +73,7 @@ MOVES = {
 }
 MODELS = ("gaussian", "mixture", "mce", "one", "term", "labels", "canonical")
 HIDDEN, DIM, CLUSTER_DIM, K = (256, 128), 3, 10, 10
+TEST_IMAGES, NUM_SAMPLES, LABEL_WEIGHT = 2000, 50, 10.0
 #: digits whose angle is to be told, those that look the same after half a turn, and the pair that are each other's
 TOLD, DOUBLED, EACH_OTHERS = (2, 3, 4, 5, 7), (0, 1, 8), (6, 9)
 
@@ -107,6 +109,12 @@ class Moved:
         return torch.bernoulli(self.move(x))
 
 
+def name(model: str, args: argparse.Namespace) -> str:
+    """The name of a row."""
+    other = model == "labels" and args.label_weight != LABEL_WEIGHT
+    return f"{model}, weight {args.label_weight:g}" if other else model
+
+
 def kmeans(z: np.ndarray, seed: int) -> np.ndarray:
     """The best of ten runs of k-means by its own criterion."""
     runs = [kmeans2(z, K, minit="++", iter=100, seed=1000 * seed + i) for i in range(10)]
@@ -119,15 +127,15 @@ def codes(vae, x: np.ndarray, given: tuple[np.ndarray, ...]) -> dict[str, np.nda
 
 
 def turn_correlations(
-    turn: np.ndarray, angle: np.ndarray, clusters: np.ndarray, labels: np.ndarray
+    turn: np.ndarray, angle: np.ndarray, clusters: np.ndarray, labels: np.ndarray, doubled: tuple[int, ...]
 ) -> dict[str, float]:
-    """For each digit, the offset taken out of each of its clusters with 20 images or more."""
+    """For each digit, the offset taken out of each of its clusters with 20 images or more; of some digits doubled."""
     t = np.arctan2(turn[:, 1], turn[:, 0])
     found = {}
     for digit in range(10):
         size = np.bincount(clusters[labels == digit], minlength=K)
         rows = (labels == digit) & (size[clusters] >= min(20, size.max()))
-        times = 2 if digit in DOUBLED else 1
+        times = 2 if digit in doubled else 1
         found[str(digit)] = circular_correlation(times * t[rows], times * angle[rows], clusters[rows])
     return found
 
@@ -139,7 +147,7 @@ def run(model: str, move: str, seed: int, args: argparse.Namespace) -> dict:
     test, labels = test[: args.test_images], labels[: args.test_images]
     shape, transform = (1, 28, 28), Moved(MOVES[move])
 
-    # The test images, and the same turned once more by any angle, the shift left as it is.
+    # The test images, and the same turned once more by any angle, about the middle of the image.
     test = torch.tensor(ppvae.data.scale(test, data.maximum))
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -160,13 +168,14 @@ def run(model: str, move: str, seed: int, args: argparse.Namespace) -> dict:
         given = (data.train_labels[: len(train)], known)
         blank = (np.zeros(len(test), int), np.zeros(len(test), bool))
     elif model == "canonical":
-        given, blank = ((train > 0.5).astype(np.float32),), (np.zeros_like(x_test),)
+        given = ((train > 0.5).astype(np.float32), np.ones(len(train), bool))
+        blank = (np.zeros_like(x_test), np.zeros(len(test), bool))
 
     objective: TensorELBO = EnumeratedELBO()  # without a latent that is enumerated, the ELBO
     if model == "labels":
         objective = Regularized(objective, label=LabelTerm(weight=args.label_weight * len(train) / 100))
     elif model == "term":
-        objective = Regularized(objective, invariance=Invariance(MOVES[move], num_moves=4))
+        objective = Regularized(objective, invariance=Invariance(MOVES[move], ("z", "canonical"), num_moves=4))
 
     def place(fit: Fit) -> None:
         if fit.epochs == args.epochs // 2:
@@ -194,8 +203,8 @@ def run(model: str, move: str, seed: int, args: argparse.Namespace) -> dict:
 
     z = codes(vae, x_test, blank)
     z_grey, z_other = (codes(vae, x.numpy(), blank) for x in (grey, other))
-    shown = [name for name in ("z_c", "z") if name in z]
-    together = np.concatenate([z[name] for name in shown], 1)
+    shown = [site for site in ("z_c", "z") if site in z]
+    together = np.concatenate([z[site] for site in shown], 1)
     by_kmeans = kmeans(z[shown[0]], seed)
     if model == "gaussian":
         clusters = by_kmeans
@@ -205,17 +214,17 @@ def run(model: str, move: str, seed: int, args: argparse.Namespace) -> dict:
         with torch.no_grad():
             clusters = vae.clusters.law.cluster_probs(torch.tensor(z[shown[0]])).argmax(-1).numpy()
     result = {
-        "model": model,
+        "model": name(model, args),
         "move": move,
         "seed": seed,
-        **{name: getattr(args, name) for name in ("images", "test_images", "epochs", "num_samples")},
+        **{key: getattr(args, key) for key in ("images", "test_images", "epochs", "num_samples")},
         "elbo_train": history["elbo"][-1],
         "accuracy": clustering_accuracy(clusters, labels),
         "nmi": normalized_mutual_information(clusters, labels),
         "ari": adjusted_rand_index(clusters, labels),
         "accuracy_kmeans": clustering_accuracy(by_kmeans, labels),
         "accuracy_kmeans_all": clustering_accuracy(kmeans(together, seed), labels),
-        "invariance": {name: invariance_error(z_grey[name], z_other[name]) for name in shown},
+        "invariance": {site: invariance_error(z_grey[site], z_other[site]) for site in shown},
         "seconds": seconds,
         "command": shlex.join(["python", *sys.argv]),
         "machine": {
@@ -226,50 +235,45 @@ def run(model: str, move: str, seed: int, args: argparse.Namespace) -> dict:
         },
     }
     result["invariance"]["all"] = invariance_error(
-        *(np.concatenate([code[name] for name in shown], 1) for code in (z_grey, z_other))
+        *(np.concatenate([code[site] for site in shown], 1) for code in (z_grey, z_other))
     )
     if model == "labels":  # the clusters are the classes, by name
         result["accuracy_of_labels"] = float((clusters == labels).mean())
-        result["label_weight"] = args.label_weight
     if "turn" in z:
-        result["turn_correlation"] = turn_correlations(z["turn"], angle, clusters, labels)
-        result["turn_correlation_doubled"] = {
-            str(d): circular_correlation(
-                2 * np.arctan2(*z["turn"][labels == d].T[::-1]), 2 * angle[labels == d], clusters[labels == d]
-            )
-            for d in range(10)
-        }
+        result["turn_correlation"] = turn_correlations(z["turn"], angle, clusters, labels, DOUBLED)
+        result["turn_correlation_doubled"] = turn_correlations(z["turn"], angle, clusters, labels, tuple(range(10)))
         with torch.no_grad():
             canonical = [
                 vae.likelihood(vae.decoder(torch.tensor(np.concatenate([c["z_c"], c["z"]], 1))), 3).mean
                 for c in (z_grey, z_other)
             ]
         result["invariance"]["canonical"] = invariance_error(*(c.numpy() for c in canonical))
-    if model != "canonical":  # that is a law of two images
-        ll = ppvae.log_likelihood(vae, x_test[:500], *(b[:500] for b in blank), num_samples=args.num_samples, seed=0)
-        result |= {
-            "log_likelihood": ll.mean,
-            "log_likelihood_standard_error": ll.standard_error,
-            "pareto_k_above_0.7": float((ll.pareto_k > 0.7).mean()),
-        }
-    return result
+    ll = ppvae.log_likelihood(vae, x_test[:500], *(b[:500] for b in blank), num_samples=args.num_samples, seed=0)
+    return result | {
+        "log_likelihood": ll.mean,
+        "log_likelihood_standard_error": ll.standard_error,
+        "pareto_k_above_0.7": float((ll.pareto_k > 0.7).mean()),
+    }
 
 
 def table() -> str:
     results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    settings = sorted({(r["images"], r["epochs"]) for r in results}, reverse=True)
+    keys = ("images", "epochs", "test_images", "num_samples")
+    settings = sorted({tuple(r[key] for key in keys) for r in results}, reverse=True)
     lines = []
     for setting in settings:
-        some = [r for r in results if (r["images"], r["epochs"]) == setting]
+        some = [r for r in results if tuple(r[key] for key in keys) == setting]
+        names = sorted({r["model"] for r in some}, key=lambda name: (MODELS.index(name.partition(",")[0]), name))
         lines += [
-            "{:,} images, {} epochs; mean (standard deviation) over seeds\n".format(*setting),
+            "{:,} images, {} epochs; {:,} test images, {} samples for the log-likelihood; "
+            "mean (standard deviation) over seeds\n".format(*setting),
             "| move | model | seeds | accuracy | by name | k-means on z_c | NMI | ARI | invariance error, z_c and z | "
             "canonical image "
-            "| turn: 2, 3, 4, 5, 7 | 0, 1, 8 doubled | 6, 9 | log-likelihood |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+            "| turn: 2, 3, 4, 5, 7 | 0, 1, 8 doubled | 6, 9 | log-likelihood | Pareto k > 0.7, % |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for move in MOVES:
-            for model in MODELS:
+            for model in names:
                 runs = [r for r in some if (r["move"], r["model"]) == (move, model)]
                 if not runs:
                     continue
@@ -296,7 +300,7 @@ def table() -> str:
                     cell(lambda r: r["nmi"]), cell(lambda r: r["ari"]),
                     cell(lambda r: r["invariance"]["all"], 3), cell(lambda r: r["invariance"].get("canonical"), 3),
                     *(cell(turns(d)) for d in (TOLD, DOUBLED, EACH_OTHERS)),
-                    cell(lambda r: r.get("log_likelihood"), 1),
+                    cell(lambda r: r["log_likelihood"], 1), cell(lambda r: 100 * r["pareto_k_above_0.7"], 0),
                 ]  # fmt: skip
                 lines.append(f"| {' | '.join(cells)} |")
         lines += ["", *asked(some), ""]
@@ -337,10 +341,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--test-images", type=int, default=2000)
+    parser.add_argument("--test-images", type=int, default=TEST_IMAGES)
     parser.add_argument("--epochs", type=int, default=48)
-    parser.add_argument("--label-weight", type=float, default=10.0, help="of a label, times images over labels")
-    parser.add_argument("--num-samples", type=int, default=50, help="for the log-likelihood")
+    parser.add_argument("--label-weight", type=float, default=LABEL_WEIGHT, help="of a label, times images over labels")
+    parser.add_argument("--num-samples", type=int, default=NUM_SAMPLES, help="for the log-likelihood")
     parser.add_argument("--held-out", action="store_true", help="score the validation images; write nothing")
     parser.add_argument("--progress", action="store_true", help="show a bar for each training")
     parser.add_argument("--table", action="store_true", help="print the table of the results and run nothing")
@@ -350,7 +354,11 @@ def main() -> None:
         for seed in args.seeds:
             for move in args.moves:
                 for model in args.models:
-                    path = RESULTS / f"{move}-{model}-images{args.images}-epochs{args.epochs}-seed{seed}.json"
+                    words = [move, name(model, args).replace(", ", "-").replace(" ", ""), f"images{args.images}"]
+                    words += [f"epochs{args.epochs}", f"seed{seed}"]
+                    words += [f"test{args.test_images}"] if args.test_images != TEST_IMAGES else []
+                    words += [f"samples{args.num_samples}"] if args.num_samples != NUM_SAMPLES else []
+                    path = RESULTS / f"{'-'.join(words)}.json"
                     if path.exists() and not args.held_out:
                         continue
                     print(f"{move}, {model}, seed {seed}", flush=True)

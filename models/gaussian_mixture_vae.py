@@ -16,7 +16,9 @@ values are known [3]:
         objective=Regularized(EnumeratedELBO(), label=LabelTerm(weight=10 * len(x) / known.sum())),
     )
 
-``vae.clusters.law.cluster_probs(ppvae.encode(vae, x))`` is p(c | z_c) at the centre of the guide.
+For an array x ``vae.clusters.law.cluster_probs(torch.tensor(ppvae.encode(vae, x)))`` is p(c | z_c) at the centre of
+the guide, which says the cluster where the guide is one Gaussian; the mean of a mixture can lie in none of its
+clusters. Where c is a site, ``ppvae.encode(vae, x)["c"]`` is the most probable one.
 
 References:
     [1] Variational Deep Embedding (Jiang et al., 2017)

@@ -18,7 +18,7 @@ loss of [1] is a term of the objective; or canonical images x_0 are known [1]:
 
     MCEVAE(shape, canonicalizer=PolarCanonicalizer(shape))
     fit(MCEVAE(shape), x, objective=Regularized(ELBO(), invariance=Invariance(RandomSimilarity())))
-    fit(MCEVAE(shape, canonical=BernoulliLikelihood()), (x, x_0))
+    fit(MCEVAE(shape, canonical=BernoulliLikelihood()), (x, x_0, known))
 
 A canonicalizer with one direction leaves some images upside down, whose guide starts on the wrong side; with several
 the objective weighs them:
@@ -76,8 +76,8 @@ class MCEVAE(nn.Module):
         after the other; a perceptron where None.
     :param decoder: network from (z_c, z) to the features of the likelihood; a perceptron where None.
     :param likelihood: likelihood head p(x | features); Bernoulli where None.
-    :param canonical: likelihood head of canonical images x_0 that are known, the last array that model and guide are
-        given.
+    :param canonical: likelihood head of canonical images x_0. Model and guide are then given two arrays more, the
+        last ones: x_0 (n, *shape), and whether each is known, booleans (n,); an unknown one may be any image.
     """
 
     @records_options
@@ -99,15 +99,18 @@ class MCEVAE(nn.Module):
         self.clusters, self.pose, self.head = clusters or Clusters(), pose or Pose(), NormalHead(dim)
         self.likelihood, self.canonical = likelihood or BernoulliLikelihood(), canonical
         self.given = (*self.clusters.given, *self.likelihood.given)
-        self.given += () if canonical is None else (constraints.independent(constraints.real, len(shape)),)
+        if canonical is not None:
+            self.given += (constraints.independent(constraints.real, len(shape)), constraints.boolean)
         self.canonicalizer = None if canonicalizer is None else Batched(canonicalizer, len(shape))
         self.features = [self.clusters.features, self.head.features]
         self.features += [self.pose.features] if canonicalizer is None else []
         inputs, outputs = channels(shape, self.likelihood.in_features), channels(shape, self.likelihood.features)
         self.encoder = Batched(encoder or MLP(inputs, (sum(self.features),), hidden), len(shape))
         self.decoder = Batched(decoder or MLP((self.clusters.dim + dim,), outputs, hidden[::-1]), 1)
-        # Images are dark around the edge more often than not; the logit is learned from here.
-        self.background = nn.Parameter(torch.full((outputs[0], 1, 1), -4.0))
+        # Images are dark around the edge more often than not: the feature is learned from here. Of probability it is
+        # the logit.
+        dark = -4.0 if isinstance(self.likelihood, BernoulliLikelihood) else 0.0
+        self.background = nn.Parameter(torch.full((outputs[0], 1, 1), dark))
 
     def split(self, given: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
         """What is given beside x, as that of the clusters, of the likelihood, and canonical images."""
@@ -128,7 +131,8 @@ class MCEVAE(nn.Module):
                 "canonical", self.likelihood(f, len(self.shape), *beside).mean, event_dim=len(self.shape)
             )
             if self.canonical is not None:
-                pyro.sample("x_0", self.canonical(f, len(self.shape)), obs=canonical[0])
+                x_0, known = canonical
+                pyro.sample("x_0", self.canonical(f, len(self.shape)).mask(known > 0), obs=x_0)
             moved = act(f, g, self.background)
             return pyro.sample("x", self.likelihood(moved, len(self.shape), *beside), obs=x)
 

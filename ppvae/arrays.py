@@ -48,7 +48,8 @@ def to_tensors(vae: VAE, data: Any, say: bool = False, compact: bool = False) ->
     for i, array in enumerate(arrays):
         name = "x" if i == 0 else f"given[{i - 1}]"
         tensor = _tensor(name, array)
-        tensor = tensor.to(device, non_blocking=True)
+        # To the host, torch would not wait for the copy either.
+        tensor = tensor.to(device, non_blocking=device.type == "cuda")
         if (i == 0 or tensor.is_floating_point()) and tensor.dtype != dtype:
             if say and i == 0:
                 print(f"ppvae: {name} is cast from {tensor.dtype} to the model's {dtype}", file=sys.stderr)

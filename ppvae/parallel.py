@@ -6,9 +6,11 @@ each gets
 
     grad = (1 / W) sum_r grad (W / N) L_r
 
-by ``DistributedDataParallel``, which is the gradient of one process for the whole batch. Noise is drawn from generators
-that differ by process, so a run is that of one process in law and not number by number. Means over an epoch are over
-the data of all processes, so that all of them keep the same best weights and stop at the same time.
+by ``DistributedDataParallel``, which is the gradient of one process for the whole batch where the loss is a sum over
+the data. What is taken over a batch is taken over shares: the statistics of BatchNorm, the divergences of InfoVAE, what
+an objective compares with the mean of a batch, as free bits and a capacity. Noise is drawn from generators that differ
+by process, so a run is that of one process in law and not number by number. Means over an epoch are over the data of
+all processes, and buffers are those of the first, so that all of them keep the same best weights and stop together.
 """
 
 from collections.abc import Iterator
@@ -40,6 +42,11 @@ class Group:
         held = [value]
         dist.broadcast_object_list(held, src=0)
         return held[0]
+
+    def level(self, vae: VAE) -> None:
+        """Give all processes the buffers of the first."""
+        for buffer in vae.buffers():
+            dist.broadcast(buffer, src=0)
 
     def wait(self) -> None:
         """Until all processes are here."""

@@ -12,8 +12,9 @@ launched again as one. What changes between steps lies in tensors on the device:
 state. Nothing is read back but every :data:`CHECK` steps, to see that all losses were finite.
 
 Both keep what Python does in the traced step: a network that counts its calls, or branches on anything but shapes, is
-not for them. A value read back (``.item()``, ``if x > 0``) cannot be traced, and the step then stays as it is. So does
-that of a batch of another size, such as the last one of an epoch.
+not for them, nor is a number of Python that changes, such as the ``beta`` of an objective that a callback sets. A value
+read back (``.item()``, ``if x > 0``) cannot be traced, and the step then stays as it is. So does that of a batch of
+another size, such as the last one of an epoch.
 """
 
 import math
@@ -22,6 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import pyro
@@ -41,8 +43,8 @@ Mode = Literal["graph", "inductor", False]
 #: Steps that earn the time of one compilation back: it takes about 15 s, and saves 0.8 ms of Python in a step of any
 #: size. Both scale with the speed of the machine.
 BREAK_EVEN = 20_000
-#: Steps after which the device is asked whether all losses were finite.
-CHECK = 100
+#: Steps after which the device is asked whether all losses were finite, or fewer of batches that take this many bytes.
+CHECK, HELD = 100, 2**28
 #: Steps before a capture, in which libraries choose their kernels and the optimizer makes its state.
 WARM_UP = 3
 
@@ -171,18 +173,21 @@ class Step:
 
 
 class DeviceStep(Step):
-    """A step that waits for nothing: the first loss that is not finite is kept on the device, and told later.
+    """A step that does not wait for the device: the first loss that is not finite is kept there, and told later.
 
-    From then on a fused optimizer leaves the parameters where they are, as it does for a gradient scaler.
+    Every :data:`CHECK` steps it is asked for, and until then the keys of the batches are kept. From the bad step on a
+    fused optimizer leaves the parameters where they are, as it does for a gradient scaler.
     """
 
     def __init__(self, *args: Any):
         super().__init__(*args)
         device = self.parameters[0].device
         #: 1 until a loss is not finite, then 0; the number of steps before that
-        self.finite, self.good = torch.ones((), device=device), torch.zeros((), device=device)
-        self.not_finite = torch.zeros((), device=device)
+        number = {"dtype": torch.float32, "device": device}  # which fused kernels read
+        self.finite, self.good = torch.ones((), **number), torch.zeros((), **number)
+        self.not_finite = torch.zeros((), **number)
         self.keys: list[tuple[Tensor, ...]] = []
+        self.held = 0  # bytes of the keys
         if all(group.get("fused") for group in self.optimizer.param_groups):
             self.optimizer.found_inf = self.not_finite  # type: ignore[attr-defined]
 
@@ -204,7 +209,8 @@ class DeviceStep(Step):
         self.steps += 1
         self.sums.n += key[0].shape[0]
         self.keys.append(key)
-        if len(self.keys) == CHECK:
+        self.held += sum(t.nbytes for t in key)
+        if len(self.keys) == CHECK or self.held > HELD:
             self.check()
 
     def check(self) -> None:
@@ -217,6 +223,7 @@ class DeviceStep(Step):
             batch = self.source.take(*self.keys[step - 1 - self.steps + len(self.keys)])
             raise NotFiniteError(step, transformed(self.source.transform, batch))
         self.keys.clear()
+        self.held = 0
 
     def mean(self) -> dict[str, float]:
         self.check()
@@ -225,6 +232,7 @@ class DeviceStep(Step):
     def clear(self) -> None:
         super().clear()
         self.keys.clear()
+        self.held = 0
         self.good.zero_()
 
 
@@ -238,7 +246,9 @@ class Graph:
         say: Callable[[str], None],
         record: Callable[..., Callable] | None = None,
     ):
-        self.step, self.gradients, self.say, self.record = step, gradients, say, record or record_graph
+        self.step, self.gradients, self.say = step, gradients, say
+        self.record = record or partial(record_graph, device=step.parameters[0].device)
+        self.fixed: list[Any] = []  # what the optimizer had for numbers of Python when it was captured
         self.key: tuple[Tensor, ...] = ()
         self.replay: Callable[[], Any] | None = None
         self.warm, self.refused = 0, False
@@ -263,11 +273,16 @@ class Graph:
         start = time.perf_counter()
         try:
             trace(self.gradients, self.step.source.take(*self.key))  # names what cannot be captured, unharmed
+            self.fixed = self._numbers()
             self.replay = self.record(lambda: self.step.launch(*self.key))
             self.say(f"the training step was captured in a CUDA graph in {time.perf_counter() - start:.1f} s")
         except Exception as error:
             self.refused = True
             self.say(f"{explain(error)}; training goes on without a CUDA graph")
+
+    def _numbers(self) -> list[Any]:
+        groups = self.step.optimizer.param_groups
+        return [{name: v for name, v in group.items() if name not in ("params", "lr")} for group in groups]
 
     def mean(self) -> dict[str, float]:
         """Means of the terms over the steps since ``clear``."""
@@ -276,13 +291,30 @@ class Graph:
     def clear(self) -> None:
         """Start the sums and the count of steps anew."""
         self.step.clear()
+        if self.replay is not None and not self.refused and self._numbers() != self.fixed:
+            self.refused = True
+            self.say("the schedule changes more than the learning rate; training goes on without a CUDA graph")
 
 
-def record_graph(launch: Callable[[], None]) -> Callable[[], Any]:
-    """Capture what a function launches on the device, without doing it; the result does it, every time it is called."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        launch()
+def record_graph(launch: Callable[[], None], device: torch.device) -> Callable[[], Any]:
+    """Capture what a function launches on a device, without doing it there; the result does it, whenever it is called.
+
+    What Python does in the function is done, once.
+    """
+    before, cause = torch.cuda.current_stream(device), None
+    # The stream that torch keeps for captures is of the device that was the current one at its first.
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+    try:
+        # Other threads go on making memory for batches.
+        with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            try:
+                launch()
+            except Exception as error:
+                cause = error
+                raise
+    except Exception as error:
+        torch.cuda.set_stream(before)  # which torch leaves undone where it cannot end the capture
+        raise cause or error from None
     return graph.replay
 
 
@@ -328,11 +360,22 @@ def compile_graph(eager: Gradients, batch: tuple[Tensor, ...]) -> Callable[..., 
             graph, [*tensors, eager.objective.kl_weight, *batch], options={"fallback_random": True}
         )
 
+    apart: list[bool] = []  # whether a gradient has the layout of its parameter, and memory of its own
+
     def compiled(*batch: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
             values = function(*tensors, eager.objective.kl_weight, *(t.contiguous() for t in batch))
-        for parameter, gradient in zip(eager.parameters, values[len(names) :], strict=True):
-            parameter.grad = gradient
+        gradients = values[len(names) :]
+        if not apart:
+            places = [None if g is None else g.data_ptr() for g in gradients]
+            strides = zip(gradients, eager.parameters, strict=True)
+            apart.extend(
+                g is None or (g.stride() == p.stride() and places.count(place) == 1)
+                for (g, p), place in zip(strides, places, strict=True)
+            )
+        for parameter, gradient, as_it_is in zip(eager.parameters, gradients, apart, strict=True):
+            # An optimizer walks through the memory of both as one, and clipping changes each gradient in place.
+            parameter.grad = gradient if as_it_is else torch.empty_like(parameter).copy_(gradient)
         return dict(zip(names, values, strict=False))
 
     return compiled
@@ -515,9 +558,14 @@ def settle(mode: str | bool, optimizer: Optimizer, steps: int, say: Callable[[st
 
 def _make_capturable(optimizer: Optimizer) -> str:
     """Make an optimizer one that a CUDA graph can hold, with its learning rates on the device; else say why not."""
+    if not type(optimizer).step.__module__.startswith("torch.optim."):
+        return f"the step of {type(optimizer).__name__} is not one of torch's own, which can be captured"
     for group in optimizer.param_groups:
         if "capturable" not in group and not (isinstance(optimizer, SGD) and group["fused"]):
             return f"the step of {type(optimizer).__name__} cannot be captured (no capturable=True, not a fused SGD)"
+    for parameter, state in optimizer.state.items():
+        if isinstance(state.get("step"), Tensor):  # kept on the host where it was not capturable
+            state["step"] = state["step"].to(parameter.device, torch.float32)
     for group in optimizer.param_groups:
         if "capturable" in group:
             group["capturable"] = True

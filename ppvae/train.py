@@ -166,9 +166,12 @@ def fit(
     :param compile: how a step is run. "graph" captures it in a CUDA graph; "inductor" compiles the loss and its
         gradients, which takes seconds; False leaves it to Python. "auto" is "graph" on CUDA, and on a CPU "inductor"
         where at least 40000 steps are to come, twice the number that earns the compilation back. Draws are the same;
-        numbers differ in rounding. What cannot be traced is told, and runs as it is (:mod:`ppvae.steps`).
+        numbers differ in rounding. What cannot be traced is told, and runs as it is (:mod:`ppvae.steps`). Numbers of
+        Python, such as an objective's ``beta``, are those of the first steps: where a callback changes one, take False.
+        Several processes take "auto" or False, which is then False.
     :param precision: how networks compute. "tf32" multiplies matrices in TensorFloat-32, on CUDA; "bf16" runs the
-        networks that :class:`ppvae.nn.Batched` wraps, as those of all models are, under autocast to bfloat16. Weights,
+        networks that :class:`ppvae.nn.Batched` wraps, as those of all models are, under autocast to bfloat16. "float32"
+        leaves torch's settings as they are, by which convolutions on CUDA take TensorFloat-32. Weights,
         laws and densities stay in the dtype of training. On a CPU without bfloat16 units it is slower than float32.
     :param checkpoint: file to write the state of training to, before the first and after each epoch, whole or not at
         all.
@@ -233,6 +236,7 @@ def fit(
             held_out = _batches(vae, validation, batch_size, transform, training=False, say=False)
         if processes is not None:
             batches = _dealt(batches, processes, order)
+            _check_last_batch(vae, batches.batches.n, batch_size, processes.size)
             held_out = held_out and _dealt(held_out, processes, 0)
         objective = objective or ELBO()
         parameters = [p for p in vae.parameters() if p.requires_grad]
@@ -241,9 +245,6 @@ def fit(
             raise ValueError(f"optimizer: expected it to make a torch optimizer, got {type(stepper).__name__} from it")
         _check_manifolds(vae, stepper)
         groups = [{k: v for k, v in group.items() if k != "params"} for group in stepper.param_groups]
-        steps = len(batches) * min(epochs, epochs if patience is None else math.ceil(warmup) + patience + 1)
-        say = narrate if progress or compile != "auto" else lambda message: None
-        mode = settle(compile, stepper, steps, say)
         schedule = None if scheduler is None else scheduler(stepper)
         result = Fit(vae, best_weights=_copy(vae))
         saved = None
@@ -283,6 +284,9 @@ def fit(
                     batches.epoch = result.epochs
             elif processes is None or not processes.rank:
                 saved.save()
+        longest = epochs if patience is None else min(epochs, math.ceil(warmup) + patience + 1)
+        say = narrate if progress or compile != "auto" else lambda message: None
+        mode = settle(compile, stepper, len(batches) * (longest - result.epochs), say)
         if isinstance(batches, parallel.Share):
             step = parallel.make_step(vae, objective, stepper, batches, clip_norm)
         else:
@@ -323,6 +327,7 @@ def _train(
 ) -> Fit:
     vae = result.vae
     full_weight = objective.kl_weight
+    whole = float(full_weight)
     objective.kl_weight = full_weight.to(home(vae)[0]).clone()  # a captured step reads it there
     vae.train()
     start = time.perf_counter() - result.seconds
@@ -343,7 +348,7 @@ def _train(
             for i, key in enumerate(batches):
                 if epoch - 1 <= warmup:
                     done = epoch - 1 + i / max(steps, 1)
-                    objective.kl_weight.copy_(full_weight * (min(1.0, done / warmup) if warmup else 1.0))
+                    objective.kl_weight.fill_(whole * (min(1.0, done / warmup) if warmup else 1.0))
                 step(*key)
                 if epoch == 1 and i == 0:
                     # Neither chance nor the KL's warm-up raises a loss a thousandfold; steps that are too long do.
@@ -356,8 +361,10 @@ def _train(
                     f"the loss rose from {start_loss:.4g} in the first step to {record['loss']:.4g} in epoch {epoch} "
                     "(nats per datum): training diverges; lower the learning rate (lr=) or set clip_norm="
                 )
+            if processes is not None:
+                processes.level(vae)
             if held_out is not None:
-                objective.kl_weight.copy_(full_weight)
+                objective.kl_weight.fill_(whole)
                 sums = Sums() if processes is None else parallel.SharedSums(home(vae)[0])
                 valid = _evaluate(vae, objective, held_out, epoch, sums)
                 record |= {f"valid_{name}": value for name, value in valid.items()}
@@ -569,11 +576,13 @@ def _dealt(batches: Batches, processes: "parallel.Group", seed: int) -> "paralle
     return parallel.Share(batches, processes, seed)
 
 
-def _check_last_batch(vae: VAE, n: int, batch_size: int) -> None:
+def _check_last_batch(vae: VAE, n: int, batch_size: int, processes: int = 1) -> None:
     normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in vae.modules())
-    if normalised and n % batch_size == (1 if batch_size > 1 else 0):
+    sizes = [min(n, batch_size), n % batch_size or batch_size]
+    if normalised and min(sizes) // processes == 1:
+        what = "a batch of one datum" if processes == 1 else f"one of {processes} processes a single datum"
         raise ValueError(
-            f"batch_size: {n} data in batches of {batch_size} leave a batch of one datum, "
+            f"batch_size: {n} data in batches of {batch_size} leave {what}, "
             "on which BatchNorm cannot train; choose another batch_size"
         )
 

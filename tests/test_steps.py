@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import geoopt
 import pyro
 import pytest
 import torch
@@ -163,6 +164,49 @@ def test_memory_is_flat_over_thousands_of_steps(mode):
     assert held[-1] - held[1] < 2**22  # 1800 steps: one batch kept of each would be seen
 
 
+class Product(nn.Module):
+    """A weight whose gradient comes transposed."""
+
+    def __init__(self):
+        super().__init__()
+        self.k = nn.Parameter(0.3 * torch.randn(4, 16))
+
+    def forward(self, x):
+        return torch.einsum("bi,oi->bo", x.flatten(1), self.k)
+
+
+class Sum(nn.Module):
+    """A parameter whose gradient is one number expanded, and two that have one gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(16, 4, bias=False)
+        self.a, self.b, self.c = (nn.Parameter(torch.zeros(n)) for n in (3, 4, 4))
+
+    def forward(self, x):
+        return self.layer(x.flatten(1)) + self.a.sum() + (self.b + self.c)
+
+
+@pytest.mark.parametrize("network", [Product, Sum])
+@pytest.mark.parametrize("optimizer", [None, lambda p: torch.optim.SGD(p, 1.0)], ids=["Adam", "SGD"])
+@pytest.mark.parametrize("compiler", ["none", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_gradients_of_any_layout_are_those_of_eager_training(network, optimizer, compiler, monkeypatch):
+    """Fused and clipped, a gradient must lie in memory as its parameter does, and share it with no other."""
+    if compiler == "none":
+        monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs, options: graph)
+
+    def run(mode):
+        torch.manual_seed(0)
+        vae = GaussianVAE((1, 4, 4), 2, (8,), encoder=network())
+        settings = {"epochs": 6, "batch_size": 30, "seed": 0, "progress": False, "clip_norm": 0.05}
+        ppvae.fit(vae, (GREY > 0.5).float(), optimizer=optimizer, compile=mode, **settings)
+        return vae.state_dict()
+
+    eager, compiled = run(False), run("inductor")
+    for name, value in eager.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
 class TestFallback:
     """What cannot be traced is told, and training goes on with eager's numbers."""
 
@@ -227,6 +271,12 @@ class TestAuto:
         monkeypatch.setattr(steps, "compile_graph", lambda *_: pytest.fail("compiled"))
         fit()
         fit(epochs=10**6, patience=2, validation=GREY, lr=1e-12)  # it will stop long before
+
+    def test_what_a_checkpoint_has_done_does_not_count(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(steps, "compile_graph", lambda *_: pytest.fail("compiled"))
+        fit(epochs=4, compile=False, checkpoint=tmp_path / "run")
+        monkeypatch.setattr(steps, "BREAK_EVEN", 4)
+        fit(epochs=5, checkpoint=tmp_path / "run", resume=True)  # 3 steps
 
     def test_a_long_one_is_and_says_so(self, monkeypatch, capsys):
         compiled = []
@@ -364,10 +414,33 @@ class TestGraph:
         ppvae.fit(vae, (GREY > 0.5).float(), epochs=3, batch_size=30, progress=True)
         assert made[0].refused and "Branches reads a value back" in capsys.readouterr().err
 
+    def test_a_schedule_of_more_than_the_learning_rate_ends_it(self, monkeypatch, capsys):
+        def cycle(optimizer):
+            return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=6)
+
+        eager = fit(compile=False, epochs=5, scheduler=cycle)
+        made, graph = emulated(monkeypatch), fit(epochs=5, scheduler=cycle, progress=True)
+        assert made[0].replay is not None and made[0].refused
+        assert "changes more than the learning rate" in capsys.readouterr().err
+        assert_same(graph, eager)
+
+    def test_keys_that_are_batches_are_not_kept_for_long(self, monkeypatch):
+        monkeypatch.setattr(steps, "HELD", 2 * GREY[:32].nbytes)
+        made = emulated(monkeypatch)
+        kept = []
+        count = steps.DeviceStep.count
+        monkeypatch.setattr(
+            steps.DeviceStep, "count", lambda self, *key: (count(self, *key), kept.append(len(self.keys)))
+        )
+        fit(x=DataLoader(TensorDataset(GREY), batch_size=32), epochs=4)
+        assert made[0].replay is not None and max(kept) == 2
+
     def test_an_optimizer_that_cannot_be_captured_is_named(self):
         parameter = nn.Parameter(torch.zeros(2))
         words = steps._make_capturable(torch.optim.SGD([parameter], 0.1))
         assert words == "the step of SGD cannot be captured (no capturable=True, not a fused SGD)"
+        riemannian = geoopt.optim.RiemannianAdam([parameter], 0.1)  # an Adam whose step counts in Python
+        assert "the step of RiemannianAdam is not one of torch's own" in steps._make_capturable(riemannian)
         adam = torch.optim.Adam([parameter], 0.1, fused=True)
         assert steps._make_capturable(adam) == "" and adam.param_groups[0]["lr"].dtype == torch.float32
 

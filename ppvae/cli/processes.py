@@ -54,7 +54,7 @@ def joined(options: Namespace) -> Iterator[None]:
     if cuda:
         options.device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(options.device)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=torch.device(options.device) if cuda else None)
     try:
         with open(os.devnull, "w") as nowhere, nullcontext() if first() else redirect_stdout(nowhere):
             yield

@@ -192,7 +192,8 @@ class GaussianMixture(TorchDistribution):
         loc, scale = self.loc.expand(shape + event), self.scale.expand(shape + event)
         with torch.no_grad():
             # The first of K exponential waiting times with rates w is the k-th with probability w_k.
-            wait = -torch.rand_like(log_w).log()
+            # A wait that is finite, even where a random number is 0, leaves clusters without weight for the last.
+            wait = (-torch.rand_like(log_w).log()).clamp_max(torch.finfo(log_w.dtype).max)
             k = (log_w - wait.log()).argmax(-1)[..., None, None].expand((*shape, 1, *event[1:]))
             noise = torch.randn(shape + event[1:], dtype=loc.dtype, device=loc.device)
             z = loc.gather(-2, k).squeeze(-2) + scale.gather(-2, k).squeeze(-2) * noise

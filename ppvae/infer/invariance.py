@@ -23,6 +23,10 @@ class Invariance:
     latents. The values at x itself are held fixed, as in the source: it is the moved datum that is to follow. All
     moved data go through the networks in one batch.
 
+    Under a prior that is learned, as that of z_c, the change also falls where the latent shrinks and its prior with
+    it, without end: training can then break down after dozens of epochs. The scales of z and of the canonical image
+    are fixed, so that it cannot with ``sites=("z", "canonical")``.
+
     :param move: takes data (n, *shape) and moves each at random, e.g. :class:`ppvae.nn.actions.RandomSimilarity`.
     :param sites: names of latents or deterministic sites.
     :param num_moves: how many random g for each datum.

@@ -138,5 +138,6 @@ class RandomSimilarity:
         return similarity(circle.exp(self.turn * t), self.shift * torch.stack([b1, b2], -1), self.log_scale * s)
 
     def __call__(self, x: Tensor) -> Tensor:
-        # A mean of four numbers within [0, 1] can leave it by a rounding error.
-        return act(x, self.draw(x, tuple(x.shape[:-3]))).clamp(0, 1)
+        # A mean of four numbers can leave their range by a rounding error; 0 is what comes in from beyond the edge.
+        low, high = x.amin().clamp_max(0), x.amax().clamp_min(0)
+        return act(x, self.draw(x, tuple(x.shape[:-3]))).clamp(low, high)

@@ -18,6 +18,7 @@ import ppvae
 from ppvae.arrays import own_store
 from ppvae.infer import ELBO, EnumeratedELBO, LabelTerm, Regularized
 from ppvae.nn import Clusters, EnumeratedClusters, LabelledClusters, PolarCanonicalizer, Pose
+from ppvae.nn.actions import rotate
 from ppvae.random import seeded
 
 X = (torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.5).float()
@@ -156,7 +157,16 @@ def test_known_labels_give_the_bound_of_that_cluster_alone():
         alone = torch.stack([ELBO(200).loss(model, guide, X) for _ in range(8)])
         ours = torch.stack([EnumeratedELBO(200).loss(vae.model, vae.guide, X, Y, Y >= 0) for _ in range(8)])
     error = ((alone.var() + ours.var()) / 8).sqrt().item()
-    assert ours.mean().item() == pytest.approx(alone.mean().item(), abs=5 * error)
+    log_w = vae.clusters.logits.log_softmax(-1)[Y].sum().item()
+    assert ours.mean().item() == pytest.approx(alone.mean().item() - log_w, abs=5 * error)
+
+
+def test_the_weights_of_the_clusters_are_learned_from_the_labels():
+    vae, y = mixture(LabelledClusters), torch.tensor([0] * 9 + [1, 2, 3])
+    ppvae.fit(
+        vae, (X, y, torch.ones(12, dtype=torch.bool)), objective=EnumeratedELBO(), epochs=200, lr=3e-2, progress=False
+    )
+    torch.testing.assert_close(vae.clusters.law.probs, torch.tensor([9.0, 1, 1, 1]) / 12, atol=0.02, rtol=0)
 
 
 def test_unknown_labels_have_no_part():
@@ -182,6 +192,30 @@ def test_label_term_is_the_cross_entropy_of_the_known_labels():
     law = vae.clusters.head(vae.encoder(X))
     expected = nn.functional.cross_entropy(law.logits[KNOWN], Y[KNOWN], reduction="sum")
     torch.testing.assert_close(LabelTerm()(vae.model, vae.guide, X, Y, KNOWN), expected)
+
+
+def test_label_term_sums_over_the_directions_before_it():
+    """q(c | x) = sum_m q(m | x) q(c | x, m): all directions have a part in it, and learn from the labels."""
+    vae = two_sided(LabelledClusters)
+    term = LabelTerm()(vae.model, vae.guide, X, Y, KNOWN)
+    gradient = torch.autograd.grad(term, vae.canonicalizer.module.layers[-1].weight, retain_graph=True)[0]
+    assert gradient[-1].abs().max() > 0
+    features = vae.canonicalizer(X)
+    q = torch.zeros(12, 4)
+    log_m = features[:, -2:].log_softmax(-1)
+    for m in range(2):
+        turn = features[:, 3 * m : 3 * m + 2]
+        h_c, _ = vae.encoder(rotate(X, turn * torch.tensor([1.0, -1.0]))).split(vae.features, -1)
+        q = q + log_m[:, m, None].exp() * vae.clusters.head(h_c).probs
+    torch.testing.assert_close(term, -q[KNOWN, Y[KNOWN]].log().sum(), rtol=1e-4, atol=1e-4)
+
+
+def test_label_term_says_what_it_needs():
+    plain, vae = mixture(), mixture(LabelledClusters)
+    with pytest.raises(ValueError, match=r"expected data \(x, y, known, ...\), got 1 arrays"):
+        LabelTerm()(plain.model, plain.guide, X)
+    with pytest.raises(ValueError, match=r"one of \['c', 'z_c'\], got 'd'"):
+        LabelTerm("d")(vae.model, vae.guide, X, Y, KNOWN)
 
 
 def test_q_of_c_learns_from_the_labels():

@@ -16,7 +16,15 @@ from ppvae.arrays import own_store
 from ppvae.distributions import center
 from ppvae.infer import ELBO, IWAE_ELBO, EnumeratedELBO, Invariance, Regularized
 from ppvae.manifolds import circle, sim2
-from ppvae.nn import BernoulliLikelihood, Clusters, EnumeratedClusters, NormalHead, PolarCanonicalizer, Pose
+from ppvae.nn import (
+    BernoulliLikelihood,
+    Clusters,
+    EnumeratedClusters,
+    NormalHead,
+    NormalLikelihood,
+    PolarCanonicalizer,
+    Pose,
+)
 from ppvae.nn.actions import RandomSimilarity, act, pixels, rotate, similarity
 from ppvae.random import seeded
 from ppvae.testing import check_vae
@@ -210,8 +218,14 @@ def test_the_weight_of_the_kl_is_that_of_all_latents():
     assert terms["loss"] == -terms["reconstruction"] and terms["kl"] > 0
 
 
-def test_a_new_network_decodes_at_the_identity_with_finite_gradients():
-    """The angle zero, at which every new network starts."""
+def test_a_new_network_decodes_with_finite_gradients():
+    vae = MCEVAE((1, 6, 6), 2, Clusters(3, 4), Pose(0.25, 0.2), hidden=(16,))
+    with own_store():
+        ELBO().differentiable_loss(vae.model, vae.guide, X).backward()
+    assert all(torch.isfinite(p.grad).all() for p in vae.parameters() if p.grad is not None)
+
+
+def test_moving_by_the_identity_has_finite_gradients():
     for dtype in (torch.float32, torch.float64):
         f = torch.randn(1, 6, 6, dtype=dtype, requires_grad=True)
         tau = {
@@ -224,6 +238,25 @@ def test_a_new_network_decodes_at_the_identity_with_finite_gradients():
         torch.testing.assert_close(moved, f)
         for gradient in torch.autograd.grad(moved.square().sum(), [f, *tau.values()]):
             assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_nothing_is_made_on_another_device(directions):
+    """On torch's meta device an operator with a tensor of the CPU is an error."""
+    pose = Pose(0.25, 0.2, directions=directions)
+    vae = canonical_vae((1, 6, 6), pose, directions=directions, clusters=Clusters(3, 4, NormalHead(3))).to("meta")
+    with own_store(), pyro.validation_enabled(False):
+        objective = EnumeratedELBO()
+        objective.kl_weight = objective.kl_weight.to("meta")
+        assert objective.differentiable_loss(vae.model, vae.guide, X.to("meta")).device.type == "meta"
+
+
+def test_training_on_moved_images_writes_nothing(tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    turned = RandomSimilarity()
+    ppvae.fit(canonical_vae((1, 6, 6)), X, transform=lambda x: torch.bernoulli(turned(x)), epochs=1, progress=False)
+    assert [p.name for p in tmp_path.rglob("*")] == ["inner"]
 
 
 def test_no_seam_in_the_turn():
@@ -248,6 +281,12 @@ def test_scales_are_positive_and_dtypes_stay():
     assert all(
         s["value"].dtype == torch.float64 for s in trace.nodes.values() if s["type"] == "sample" and s["name"] != "data"
     )
+
+
+def test_the_background_begins_dark():
+    """As a logit of -4 where features are logits, as 0 where they are means."""
+    grey = canonical_vae((1, 6, 6), likelihood=NormalLikelihood(0.1))
+    assert grey.background.item() == 0 and canonical_vae((1, 6, 6)).background.item() == -4
 
 
 def test_a_pixel_that_comes_in_from_beyond_the_edge_is_the_learned_background():
@@ -336,20 +375,23 @@ def test_the_invariance_term_lowers_the_invariance_error_of_the_papers_guide():
 
 def test_known_canonical_images_are_observed():
     vae = canonical_vae((1, 6, 6), canonical=BernoulliLikelihood())
-    x_0 = X.flip(0)
-    check_vae(lambda: canonical_vae((1, 6, 6), canonical=BernoulliLikelihood()), X, given=(x_0,))
+    x_0, known = X.flip(0), torch.arange(8) < 5
+    check_vae(lambda: canonical_vae((1, 6, 6), canonical=BernoulliLikelihood()), X, given=(x_0, known))
     with own_store(), seeded(1), torch.no_grad():
-        terms = ELBO().all_terms(vae.model, vae.guide, X, x_0)
+        terms = ELBO().all_terms(vae.model, vae.guide, X, x_0, known)
     plain = canonical_vae((1, 6, 6))
     plain.load_state_dict(vae.state_dict())
     with own_store(), seeded(1), torch.no_grad():
         guide_trace = poutine.trace(plain.guide).get_trace(X)
         model_trace = poutine.trace(poutine.replay(plain.model, trace=guide_trace)).get_trace(X)
-    canonical = torch.distributions.Bernoulli(model_trace.nodes["canonical"]["value"]).log_prob(x_0).sum()
+    mean = model_trace.nodes["canonical"]["value"]
+    canonical = torch.distributions.Bernoulli(mean[known]).log_prob(x_0[known]).sum()
     log_x = model_trace.log_prob_sum(lambda name, _: name == "x")
     torch.testing.assert_close(terms["reconstruction"], log_x + canonical)
-    with pytest.raises(ValueError, match="expected 1 arrays beside x, got 0"):
+    with pytest.raises(ValueError, match="expected 2 arrays beside x, got 0"):
         ppvae.encode(vae, X)
+    one, two = (ppvae.log_likelihood(vae, X, x, known < 0, num_samples=20, seed=0).values for x in (X, x_0))
+    assert (one == two).all() and (one == ppvae.log_likelihood(plain, X, num_samples=20, seed=0).values).all()
 
 
 def test_terms_of_the_objective():

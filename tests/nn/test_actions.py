@@ -170,3 +170,5 @@ def test_random_similarity():
     assert moved.shape == x.shape and 0 <= moved.min() and moved.max() <= 1
     # full images keep to [0, 1], though a mean of four ones can round to more
     assert RandomSimilarity()(torch.ones(200, 1, 8, 8)).max() <= 1
+    x = 3 * torch.randn(4, 1, 8, 8)
+    torch.testing.assert_close(RandomSimilarity(0.0)(x), x)  # nothing is clipped

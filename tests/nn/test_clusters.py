@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ppvae.nn import Clusters, EnumeratedClusters, GaussianMixtureHead, LabelledClusters
+from ppvae.nn import Clusters, EnumeratedClusters, GaussianMixtureHead, LabelledClusters, NormalHead
 from ppvae.random import seeded
 
 
@@ -30,7 +30,18 @@ def test_place_refuses_before_it_changes_anything():
     before = clusters.loc.detach().clone()
     with pytest.raises(ValueError, match="got 1 in 2"):
         clusters.place(torch.randn(5, 2), torch.tensor([0, 0, 1, 1, 2]))
+    with pytest.raises(ValueError, match="expected clusters 0 to 2, got -1 to 3"):
+        clusters.place(torch.randn(8, 2), torch.tensor([0, 0, 1, 1, 2, 2, -1, 3]))
+    flat = torch.randn(6, 2)
+    flat[4:, 1] = 0.5
+    with pytest.raises(ValueError, match="a spread in every coordinate, got none in cluster 2"):
+        clusters.place(flat, torch.tensor([0, 0, 1, 1, 2, 2]))
     assert torch.equal(clusters.loc, before)
+
+
+def test_a_head_of_another_dimension_is_refused():
+    with pytest.raises(ValueError, match=r"head: expected a law on R\^10, got NormalHead\(3\)"):
+        Clusters(10, 10, NormalHead(3))
 
 
 def test_head_splits_its_features():
