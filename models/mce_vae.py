@@ -9,8 +9,8 @@ r"""Multi-clustering equivariant VAE (MCE-VAE) [1]: what is in an image, its clu
 
 The canonical image f is moved in the features of the likelihood, which for a Bernoulli law are logits, by
 differentiable resampling; what comes in from beyond its edge is a feature that is learned. Every law has its own
-measure and normaliser, and the ELBO is a bound of log p(x). The objective of [1] is none: its turn is Normal, and for
-the mixture it has Jensen's bound from the wrong side.
+measure and normaliser, and the ELBO is a bound of log p(x). The objective of [1] is no bound: its turn is Normal, and
+for the mixture it has Jensen's inequality from the wrong side.
 
 Nothing above keeps z and z_c from knowing the pose: f can draw a turned image as well as g can turn one. Three ways to
 see to it, which combine. With a canonicalizer x is moved back by the centre of q(tau | x), and then encoded [2]; the
@@ -78,6 +78,7 @@ class MCEVAE(nn.Module):
     :param likelihood: likelihood head p(x | features); Bernoulli where None.
     :param canonical: likelihood head of canonical images x_0. Model and guide are then given two arrays more, the
         last ones: x_0 (n, *shape), and whether each is known, booleans (n,); an unknown one may be any image.
+    :raises ValueError: if the shape is not that of an image.
     """
 
     @records_options
@@ -95,18 +96,22 @@ class MCEVAE(nn.Module):
         canonical: Likelihood | None = None,
     ):
         super().__init__()
+        if len(shape) != 3:
+            raise ValueError(f"shape: expected that of an image, (C, H, W), got {tuple(shape)}")
         self.shape, self.dim = Size(shape), dim
         self.clusters, self.pose, self.head = clusters or Clusters(), pose or Pose(), NormalHead(dim)
         self.likelihood, self.canonical = likelihood or BernoulliLikelihood(), canonical
         self.given = (*self.clusters.given, *self.likelihood.given)
         if canonical is not None:
             self.given += (constraints.independent(constraints.real, len(shape)), constraints.boolean)
-        self.canonicalizer = None if canonicalizer is None else Batched(canonicalizer, len(shape))
+        self.canonicalizer = (
+            None if canonicalizer is None else Batched(canonicalizer, len(shape), (self.pose.features,))
+        )
         self.features = [self.clusters.features, self.head.features]
         self.features += [self.pose.features] if canonicalizer is None else []
         inputs, outputs = channels(shape, self.likelihood.in_features), channels(shape, self.likelihood.features)
-        self.encoder = Batched(encoder or MLP(inputs, (sum(self.features),), hidden), len(shape))
-        self.decoder = Batched(decoder or MLP((self.clusters.dim + dim,), outputs, hidden[::-1]), 1)
+        self.encoder = Batched(encoder or MLP(inputs, (sum(self.features),), hidden), len(shape), (sum(self.features),))
+        self.decoder = Batched(decoder or MLP((self.clusters.dim + dim,), outputs, hidden[::-1]), 1, outputs)
         # Images are dark around the edge more often than not: the feature is learned from here. Of probability it is
         # the logit.
         dark = -4.0 if isinstance(self.likelihood, BernoulliLikelihood) else 0.0

@@ -98,9 +98,8 @@ def circular_correlation(angles: ArrayLike, others: ArrayLike, groups: ArrayLike
     the circle does not have.
 
     With ``groups`` the mean of a - b is taken out of each group first: for images that were turned, the canonical pose
-    of one cluster has nothing to do with that of another. The offset is fitted to the group, so that n unrelated pairs
-    in one group still give about
-    :math:`0.9 / \sqrt n`: count no small groups.
+    of one cluster has nothing to do with that of another. The offset is fitted to each group, so that unrelated pairs,
+    n in each of many groups, still give about :math:`0.9 / \sqrt n`: count no small groups.
 
     For shapes that look the same after a half turn, double both angles.
 

@@ -12,8 +12,9 @@ side that it was nearest to, and gradients do not carry it over. With M directio
 
     q(m | x) = Categorical,   q(turn | x, m) = vMF,   p(m) = 1/M,   p(turn | m) = Uniform(S^1)
 
-and :class:`ppvae.infer.EnumeratedELBO` weighs them by how well each explains x. The proposal m is an auxiliary
-variable [4] of which p(x) does not depend; a guide that is sure of it pays log M nats of the bound.
+and :class:`ppvae.infer.EnumeratedELBO` weighs them by how well each explains x; other objectives do not take such a
+site. The proposal m is an auxiliary variable [4] on which p(x) does not depend; a guide that is sure of it pays log M
+nats of the bound.
 
 :class:`PolarCanonicalizer` finds the pose of an image so that moving the image moves the pose: the pose of g x is g
 times that of x. An image that is moved back by its pose is then the same for all g [1, 2]. Shift and scale are moments
@@ -116,20 +117,21 @@ class Pose(nn.Module):
 class PolarCanonicalizer(nn.Module):
     r"""The features of a pose that moves with the image.
 
-    With the values of x as mass, the shift is the centre b of the image, and the scale :math:`3 \rho` with
-    :math:`\rho` its radius of gyration, so that an image moved back is in the middle and about fills the disc. A
-    network a of circular convolutions reads x along n rays :math:`\theta_j`, at a number of radii r:
+    With the absolute values of x as mass, so for images on a background of 0, the shift is the centre b of the image,
+    and the scale :math:`3 \rho` with :math:`\rho` its radius of gyration, so that an image moved back is in the middle
+    and about fills the disc. A network a of circular convolutions reads x along n rays :math:`\theta_j`, at a number of
+    radii r:
 
     .. math::
         u(x) = \frac1n \sum_j a_j(y) \, e^{i M \theta_j}, \qquad y_{r j} = x(b + 3 \rho \, r \, e^{i \theta_j}),
         \qquad 0 < r < 1.
 
     The M directions are the M-th roots of :math:`u / |u|`. Turning x by :math:`2 \pi / n` shifts y by one ray, and
-    turns them by as much, for any weights; other turns do up to interpolation. The concentration of the turn is
-    proportional to the length of u, which is small where an image looks alike from several sides. Its factor and the
-    widths of shift and log-scale are means over the rays, which a turn leaves as they are. Which of several directions
-    it is, the rays vote on: with a further output v of the network, the logit of a direction d is :math:`\sum_j v_j
-    \cos(\theta_j - \arg d)`.
+    turns them by as much, for any weights; other turns do up to interpolation. The concentration of the turn grows with
+    the length of u, which is small where an image looks alike from several sides, from the least that its head has. Its
+    factor and the widths of shift and log-scale are means over the rays, which a turn leaves as they are. Which of
+    several directions it is, the rays vote on: with a further output v of the network, the logit of a direction d is
+    :math:`\sum_j v_j \cos(\theta_j - \arg d)`.
 
     :param shape: shape of an image, (C, H, W).
     :param hidden: channels of the layers.
@@ -156,7 +158,7 @@ class PolarCanonicalizer(nn.Module):
             padding = {"padding": step * reach, "padding_mode": "circular"}
             layers += [nn.Conv1d(n, m, 2 * reach + 1, dilation=step, **padding), nn.SiLU()]
         last = nn.Conv1d(widths[-1], 5 if directions > 1 else 4, 1)
-        # |u| starts at some thousandths, and so the concentration at about 1: a broad law, in which the images of one
+        # |u| starts at some thousandths, and so the concentration at 5 to 10: a broad law, in which the images of one
         # kind find a common direction before it becomes narrow.
         nn.init.constant_(torch.as_tensor(last.bias)[1:2], math.log(200.0))
         self.layers = nn.Sequential(*layers, last)

@@ -20,7 +20,14 @@ from ppvae.random import seeded
 from ppvae.train import fit
 
 
-def check_vae(make: Callable[[], Any], data: Any, *, given: tuple[Any, ...] = (), seed: int = 0) -> dict[str, str]:
+def check_vae(
+    make: Callable[[], Any],
+    data: Any,
+    *,
+    given: tuple[Any, ...] = (),
+    objective: Callable[[int], TensorELBO] = ELBO,
+    seed: int = 0,
+) -> dict[str, str]:
     """Check a VAE class of one's own; each check is one of the rules that the rest of the library relies on.
 
     ::
@@ -30,6 +37,7 @@ def check_vae(make: Callable[[], Any], data: Any, *, given: tuple[Any, ...] = ()
     :param make: builds a new instance.
     :param data: at least 8 data of shape (n, *shape) in the support of the likelihood.
     :param given: what model and guide are conditioned on, n rows each.
+    :param objective: makes the objective of a number of particles; ``EnumeratedELBO`` for a latent that is enumerated.
     :param seed: seed of all draws.
     :return: the checks made, by name, with what each found.
     :raises AssertionError: if a rule is broken; the message names the rule, what was expected and what came.
@@ -42,20 +50,20 @@ def check_vae(make: Callable[[], Any], data: Any, *, given: tuple[Any, ...] = ()
         check_support(vae, batch)
         return {
             "sites": _sites(vae, batch),
-            "batch sizes": _batch_sizes(vae, batch),
+            "batch sizes": _batch_sizes(vae, batch, objective),
             "left dimensions": _left_dimensions(vae, batch),
-            "gradients": _gradients(vae, batch),
-            "objectives": _objectives(vae, batch),
-            "plain SVI": _svi(make, batch),
-            "parameter store": _store(vae, batch),
+            "gradients": _gradients(vae, batch, objective),
+            "objectives": _objectives(vae, batch, objective),
+            "plain SVI": _svi(make, batch, objective),
+            "parameter store": _store(vae, batch, objective),
             "copies": _copies(vae, batch),
             "predictive": _predictive(vae, batch),
-            "fit": _fit(make, batch),
+            "fit": _fit(make, batch, objective),
         }
 
 
 def _traces(vae: Any, batch: tuple[Tensor, ...], particles: int = 1) -> Any:
-    with own_store(), pyro.validation_enabled(True):
+    with own_store(), pyro.validation_enabled(True), torch.no_grad():
         return ELBO(particles).traces(vae.model, vae.guide, *batch)
 
 
@@ -86,18 +94,18 @@ def _sites(vae: Any, batch: tuple[Tensor, ...]) -> str:
     return f"latents {sorted(own)}, observed x of shape {event}"
 
 
-def _batch_sizes(vae: Any, batch: tuple[Tensor, ...]) -> str:
+def _batch_sizes(vae: Any, batch: tuple[Tensor, ...], objective: Callable[[int], TensorELBO]) -> str:
     for n in (1, 3, batch[0].shape[0]):
         part = tuple(t[:n] for t in batch)
         with torch.no_grad():
-            loss = _loss(vae, part)
+            loss = _loss(vae, part, objective(1))
         assert torch.isfinite(loss), f"batch sizes: expected a finite loss for a batch of {n}, got {loss.item()}"
     return "1, 3 and all"
 
 
-def _loss(vae: Any, batch: tuple[Tensor, ...], objective: TensorELBO | None = None) -> Tensor:
+def _loss(vae: Any, batch: tuple[Tensor, ...], objective: TensorELBO) -> Tensor:
     with own_store():
-        return (objective or ELBO()).differentiable_loss(vae.model, vae.guide, *batch)
+        return objective.differentiable_loss(vae.model, vae.guide, *batch)
 
 
 def _left_dimensions(vae: Any, batch: tuple[Tensor, ...]) -> str:
@@ -123,9 +131,9 @@ def _left_dimensions(vae: Any, batch: tuple[Tensor, ...]) -> str:
     return "5 particles, each as if alone"
 
 
-def _gradients(vae: Any, batch: tuple[Tensor, ...]) -> str:
+def _gradients(vae: Any, batch: tuple[Tensor, ...], objective: Callable[[int], TensorELBO]) -> str:
     vae.zero_grad(set_to_none=True)
-    _loss(vae, batch, ELBO(4)).backward()
+    _loss(vae, batch, objective(4)).backward()
     parameters = {name: p for name, p in vae.named_parameters() if p.requires_grad}
     without = [name for name, p in parameters.items() if p.grad is None]
     assert not without, f"gradients: expected one for every parameter, none reached {without}"
@@ -135,8 +143,10 @@ def _gradients(vae: Any, batch: tuple[Tensor, ...]) -> str:
     return f"finite in all {len(parameters)} parameters"
 
 
-def _objectives(vae: Any, batch: tuple[Tensor, ...]) -> str:
-    objectives = (ELBO(), ELBO(3)) if _deterministic(vae, batch) else (ELBO(), ELBO(3), IWAE_ELBO(3))
+def _objectives(vae: Any, batch: tuple[Tensor, ...], make: Callable[[int], TensorELBO]) -> str:
+    objectives = [make(1), make(3)]
+    if make is ELBO and not _deterministic(vae, batch):
+        objectives.append(IWAE_ELBO(3))
     for objective in objectives:
         found = {}
         for entry in ("loss", "differentiable_loss", "loss_and_grads"):
@@ -158,13 +168,14 @@ def _deterministic(vae: Any, batch: tuple[Tensor, ...]) -> bool:
     return any(isinstance(getattr(law, "base_dist", law), Delta) for law in laws)
 
 
-def _svi(make: Callable[[], Any], batch: tuple[Tensor, ...]) -> str:
+def _svi(make: Callable[[], Any], batch: tuple[Tensor, ...], objective: Callable[[int], TensorELBO]) -> str:
     """Two instances, trained one after the other by plain SVI: each must move all its own parameters."""
+    loss = Trace_ELBO() if objective is ELBO else objective(1)
     with pyro.get_param_store().scope():
         for which in ("first", "second"):
             vae = make()
             before = {name: p.detach().clone() for name, p in vae.named_parameters() if p.requires_grad}
-            svi = SVI(vae.model, vae.guide, pyro.optim.PyroOptim(torch.optim.Adam, {"lr": 1e-2}), Trace_ELBO())
+            svi = SVI(vae.model, vae.guide, pyro.optim.PyroOptim(torch.optim.Adam, {"lr": 1e-2}), loss)
             for _ in range(3):
                 svi.step(*batch)
             still = [name for name, p in vae.named_parameters() if name in before and torch.equal(p, before[name])]
@@ -176,16 +187,16 @@ def _svi(make: Callable[[], Any], batch: tuple[Tensor, ...]) -> str:
     return "two instances learn"
 
 
-def _store(vae: Any, batch: tuple[Tensor, ...]) -> str:
+def _store(vae: Any, batch: tuple[Tensor, ...], objective: Callable[[int], TensorELBO]) -> str:
     before = set(pyro.get_param_store().keys())
     x, given = batch[0][:8], tuple(t[:8] for t in batch[1:])
-    _loss(vae, (x, *given))
+    _loss(vae, (x, *given), objective(1))
     encode(vae, x, *given)
     generate(vae, 2, *(t[:2] for t in given))
     reconstruct(vae, x, *given)
     if not _deterministic(vae, batch):
         log_likelihood(vae, x, *given, num_samples=2)
-    fit(vae, (x, *given), epochs=1, progress=False)
+    fit(vae, (x, *given), objective=objective(1), epochs=1, progress=False)
     added = set(pyro.get_param_store().keys()) - before
     assert not added, f"parameter store: expected it unchanged by fit and predictions, found {sorted(added)[:3]} in it"
     return "unchanged by fit and predictions"
@@ -216,9 +227,9 @@ def _predictive(vae: Any, batch: tuple[Tensor, ...]) -> str:
     return f"x of shape {shape}"
 
 
-def _fit(make: Callable[[], Any], batch: tuple[Tensor, ...]) -> str:
-    vae = make()
-    losses = fit(vae, batch, epochs=30, batch_size=batch[0].shape[0], lr=1e-2, seed=0, progress=False).history["loss"]
+def _fit(make: Callable[[], Any], batch: tuple[Tensor, ...], objective: Callable[[int], TensorELBO]) -> str:
+    settings: dict[str, Any] = {"epochs": 30, "batch_size": batch[0].shape[0], "lr": 1e-2, "seed": 0}
+    losses = fit(make(), batch, objective=objective(1), progress=False, **settings).history["loss"]
     assert min(losses[-5:]) < losses[0], (
         f"fit: expected the loss to fall in 30 epochs, it went from {losses[0]:.3f} to {losses[-1]:.3f}"
     )

@@ -419,6 +419,22 @@ def test_terms_of_the_objective():
         Pose(shift=0.0)
 
 
+def test_parts_that_do_not_fit_say_so():
+    with pytest.raises(ValueError, match=r"shape: expected that of an image, \(C, H, W\), got \(36,\)"):
+        MCEVAE((36,))
+    for part, words in (
+        ({"decoder": nn.Linear(5, 36)}, r"Linear: expected an output of shape \(1, 6, 6\)"),
+        (
+            {"encoder": nn.Sequential(nn.Flatten(), nn.Linear(36, 7))},
+            r"Sequential: expected an output of shape \(\d+,\)",
+        ),
+        ({"pose": Pose(directions=2)}, r"PolarCanonicalizer: expected an output of shape \(14,\)"),
+    ):
+        settings = {"dim": 2, "clusters": Clusters(3, 4), "canonicalizer": PolarCanonicalizer((1, 6, 6), (8,), 16, 4)}
+        with pytest.raises(ValueError, match=words):
+            ppvae.fit(MCEVAE((1, 6, 6), **settings | part), X, epochs=1, objective=EnumeratedELBO(), progress=False)
+
+
 def test_saved_and_loaded_with_its_parts(tmp_path):
     vae = canonical_vae((1, 6, 6), Pose(0.25))
     ppvae.save(vae, tmp_path / "vae.safetensors")

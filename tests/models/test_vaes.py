@@ -20,6 +20,7 @@ from torch import nn
 
 import ppvae
 from ppvae import models
+from ppvae.infer import EnumeratedELBO
 from ppvae.nn import (
     MLP,
     S2S1,
@@ -27,7 +28,9 @@ from ppvae.nn import (
     AxisAngle,
     BernoulliLikelihood,
     Clusters,
+    EnumeratedClusters,
     FlatTorusEmbedding,
+    LabelledClusters,
     MoebiusEmbedding,
     NormalHead,
     NormalLikelihood,
@@ -132,6 +135,30 @@ def test_contract(name):
     make, x = VAES[name]
     checks = check_vae(make, x)
     assert len(checks) == 10
+
+
+LABELS = (torch.arange(16) % 4, torch.arange(16) < 6)
+ENUMERATED = {
+    "gaussian mixture": (lambda: GaussianMixtureVAE((1, 8, 8), EnumeratedClusters(3, 4), (16,)), ()),
+    "gaussian mixture, labels": (lambda: GaussianMixtureVAE((1, 8, 8), LabelledClusters(3, 4), (16,)), LABELS),
+    "mce, two directions, labels": (
+        lambda: MCEVAE(
+            (1, 8, 8),
+            2,
+            LabelledClusters(3, 4),
+            Pose(0.25, directions=2),
+            PolarCanonicalizer((1, 8, 8), (8,), 16, 4, directions=2),
+            (16,),
+        ),
+        LABELS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENUMERATED)
+def test_contract_with_latents_that_are_enumerated(name):
+    make, given = ENUMERATED[name]
+    assert len(check_vae(make, MIDDLE, given=given, objective=EnumeratedELBO)) == 10
 
 
 # Where a group acts, p(x | z_hid) turns with a(x).
