@@ -399,6 +399,13 @@ class TestGraph:
         fit(epochs=2, checkpoint=tmp_path / "run")
         assert_same(fit(epochs=4, checkpoint=tmp_path / "run", resume=True), whole)
 
+    def test_an_eager_run_continues_captured(self, monkeypatch, tmp_path):
+        whole = fit(epochs=6, compile=False)
+        fit(epochs=2, compile=False, checkpoint=tmp_path / "run")
+        made = emulated(monkeypatch)
+        assert_same(fit(epochs=6, checkpoint=tmp_path / "run", resume=True), whole)
+        assert made[0].replay is not None
+
     def test_the_first_loss_that_is_not_finite_is_told_with_its_step(self, monkeypatch):
         def spoilt(x):
             return torch.where(torch.rand(()) < 0.04, torch.nan, x)
