@@ -1,5 +1,6 @@
 """Memory of what reads large arrays: flat in the size of the file and in the number of samples."""
 
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,9 @@ def files(tmp_path_factory):
 @pytest.mark.slow
 def test_training_on_a_memory_map_never_loads_it(files):
     work = "ppvae.fit(vae, x, epochs=1, batch_size=500, progress=False)"
-    assert megabytes(work, str(files[100_000])) < megabytes(work, str(files[6_400])) + 30
+    # What the allocator keeps differs between runs by tens of megabytes: the middle one of three.
+    small, large = (statistics.median(megabytes(work, str(files[n])) for _ in range(3)) for n in (6_400, 100_000))
+    assert large < small + 50  # the bytes of the file are 73 MB more, the numbers made of them 294
 
 
 @pytest.mark.slow
