@@ -74,12 +74,13 @@ MOVES = {
 MODELS = ("gaussian", "mixture", "mce", "one", "term", "labels", "canonical")
 HIDDEN, DIM, CLUSTER_DIM, K = (256, 128), 3, 10, 10
 TEST_IMAGES, NUM_SAMPLES, LABEL_WEIGHT = 2000, 50, 10.0
+DIRECTIONS, PLACE = 2, 0.5
 #: digits whose angle is to be told, those that look the same after half a turn, and the pair that are each other's
 TOLD, DOUBLED, EACH_OTHERS = (2, 3, 4, 5, 7), (0, 1, 8), (6, 9)
 
 
-def build(model: str, shape: tuple[int, int, int], move: str):
-    def mce(clusters: Clusters, canonical: BernoulliLikelihood | None = None, directions: int = 2) -> MCEVAE:
+def build(model: str, shape: tuple[int, int, int], move: str, several: int = DIRECTIONS):
+    def mce(clusters: Clusters, canonical: BernoulliLikelihood | None = None, directions: int = several) -> MCEVAE:
         pose = Pose(shift=0.25 if MOVES[move].shift else None, directions=directions)
         finder = PolarCanonicalizer(shape, rings=14, directions=directions)
         return MCEVAE(shape, DIM, clusters, pose, finder, HIDDEN, canonical=canonical)
@@ -89,7 +90,7 @@ def build(model: str, shape: tuple[int, int, int], move: str):
     if model == "mixture":
         return GaussianMixtureVAE(shape, Clusters(DIM + CLUSTER_DIM, K, NormalHead(DIM + CLUSTER_DIM)), HIDDEN)
     if model in ("mce", "one"):
-        return mce(Clusters(CLUSTER_DIM, K, NormalHead(CLUSTER_DIM)), directions=1 if model == "one" else 2)
+        return mce(Clusters(CLUSTER_DIM, K, NormalHead(CLUSTER_DIM)), directions=1 if model == "one" else several)
     if model == "term":
         pose = Pose(shift=0.25 if MOVES[move].shift else None)
         return MCEVAE(shape, DIM, Clusters(CLUSTER_DIM, K, NormalHead(CLUSTER_DIM)), pose, hidden=HIDDEN)
@@ -159,7 +160,7 @@ def run(model: str, move: str, seed: int, args: argparse.Namespace) -> dict:
     angle = torch.atan2(g[:, 1, 0], g[:, 0, 0]).numpy()
 
     torch.manual_seed(seed)
-    vae = build(model, shape, move)
+    vae = build(model, shape, move, args.directions)
     known = np.zeros(len(train), bool)
     known[np.random.default_rng(seed).choice(len(train), 100, replace=False)] = True
     given: tuple = ()
@@ -178,7 +179,7 @@ def run(model: str, move: str, seed: int, args: argparse.Namespace) -> dict:
         objective = Regularized(objective, invariance=Invariance(MOVES[move], ("z", "canonical"), num_moves=4))
 
     def place(fit: Fit) -> None:
-        if fit.epochs == args.epochs // 2:
+        if fit.epochs == int(args.place * args.epochs) < args.epochs:
             with torch.random.fork_rng(), torch.no_grad():
                 torch.manual_seed(seed)
                 x = transform(torch.tensor(train))
@@ -346,9 +347,15 @@ def main() -> None:
     parser.add_argument("--label-weight", type=float, default=LABEL_WEIGHT, help="of a label, times images over labels")
     parser.add_argument("--num-samples", type=int, default=NUM_SAMPLES, help="for the log-likelihood")
     parser.add_argument("--held-out", action="store_true", help="score the validation images; write nothing")
+    parser.add_argument("--directions", type=int, default=DIRECTIONS, help="of a canonicalizer; with --held-out")
+    parser.add_argument(
+        "--place", type=float, default=PLACE, help="share of epochs before clusters are placed, 1: never; --held-out"
+    )
     parser.add_argument("--progress", action="store_true", help="show a bar for each training")
     parser.add_argument("--table", action="store_true", help="print the table of the results and run nothing")
     args = parser.parse_args()
+    if (args.directions, args.place) != (DIRECTIONS, PLACE) and not args.held_out:
+        parser.error("--directions and --place are for trials: add --held-out")
     RESULTS.mkdir(parents=True, exist_ok=True)
     if not args.table:
         for seed in args.seeds:

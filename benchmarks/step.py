@@ -46,6 +46,14 @@ from ppvae.train import _Sliced
 Block = Callable[[], None]  # runs all steps of a block
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 K = 50  # samples of the IWAE
+#: network and number of samples
+CASES = {
+    "tiny": ("tiny", 1),
+    "MLP": ("MLP", 1),
+    "conv": ("conv", 1),
+    "MLP, IWAE-50": ("MLP", K),
+    "conv, IWAE-50": ("conv", K),
+}
 
 
 def networks(name: str) -> dict[str, Any]:
@@ -192,16 +200,40 @@ def svi(net: dict[str, Any], x: Tensor, samples: int = 1) -> Block:
     return block
 
 
-def pythae(net: dict[str, Any], x: Tensor) -> Block:
-    """An epoch of BaseTrainer, its network by default the same perceptron, with probabilities for logits."""
+def pythae(net: dict[str, Any], x: Tensor, samples: int = 1) -> Block:
+    """An epoch of BaseTrainer on the same networks, whose decoder ends in probabilities, not logits."""
     import logging
 
     from pythae.data.datasets import BaseDataset
-    from pythae.models import VAE, VAEConfig
+    from pythae.models import IWAE, VAE, IWAEConfig, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net["encoder"](2 * net["dim"])
+
+        def forward(self, x: Tensor) -> Any:
+            loc, log_covariance = self.net(x).chunk(2, -1)
+            return ModelOutput(embedding=loc, log_covariance=log_covariance)
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net["decoder"](net["dim"])
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(reconstruction=self.net(z).sigmoid())
+
     logging.disable(logging.INFO)
-    config = VAEConfig(input_dim=net["shape"], latent_dim=net["dim"], reconstruction_loss="bce")
+    about = {"input_dim": net["shape"], "latent_dim": net["dim"], "reconstruction_loss": "bce"}
+    made = (
+        IWAE(IWAEConfig(number_samples=samples, **about), Encoder(), Decoder())
+        if samples > 1
+        else VAE(VAEConfig(**about), Encoder(), Decoder())
+    )
     settings = BaseTrainerConfig(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=net["batch"],
@@ -209,13 +241,13 @@ def pythae(net: dict[str, Any], x: Tensor) -> Block:
         learning_rate=1e-3,
     )
     data = BaseDataset(x.cpu(), torch.zeros(len(x)))
-    trainer = BaseTrainer(VAE(config), train_dataset=data, training_config=settings)
+    trainer = BaseTrainer(made, train_dataset=data, training_config=settings)
     trainer.prepare_training()
     trainer.callback_handler.callbacks = []  # no progress bar
     return lambda: trainer.train_step(1)
 
 
-def lightning(net: dict[str, Any], x: Tensor) -> tuple[Block, list[float]]:
+def lightning(net: dict[str, Any], x: Tensor, samples: int = 1) -> tuple[Block, list[float]]:
     """An epoch of the Trainer on the hand-written loss, from a DataLoader of whole batches, nothing logged."""
     import lightning
 
@@ -224,7 +256,7 @@ def lightning(net: dict[str, Any], x: Tensor) -> tuple[Block, list[float]]:
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.net = HandWritten(net)
+            self.net = HandWritten(net, samples)
 
         def training_step(self, batch: Tensor, index: int) -> Tensor:
             return self.net(batch)
@@ -269,14 +301,8 @@ def cases(chosen: list[str]) -> dict[str, dict[str, Any]]:
     """Variants by name for each case; the first is the hand-written loop that the others are compared with."""
     modes = {"compiled": "inductor", "eager": False} if DEVICE == "cpu" else {"graph": "graph", "eager": False}
     found = {}
-    for name, network, samples in (
-        ("tiny", "tiny", 1),
-        ("MLP", "MLP", 1),
-        ("conv", "conv", 1),
-        ("MLP, IWAE-50", "MLP", K),
-    ):
-        if name not in chosen:
-            continue
+    for name in chosen:
+        network, samples = CASES[name]
         net = networks(network)
         made: dict[str, Any] = {
             "hand-written, Adam": partial(hand_written, net, fused=False, samples=samples),
@@ -287,11 +313,12 @@ def cases(chosen: list[str]) -> dict[str, dict[str, Any]]:
             made["hand-written, CUDA graph"] = partial(captured, net, samples=samples)
         for words, mode in modes.items():
             made[f"ppvae Gaussian, {words}"] = partial(ours, net, law="Gaussian", mode=mode, samples=samples)
-            if name == "MLP":
-                made[f"ppvae vMF, {words}"] = partial(ours, net, law="vMF", mode=mode)
+            if network != "tiny":
+                made[f"ppvae vMF, {words}"] = partial(ours, net, law="vMF", mode=mode, samples=samples)
         made["Pyro SVI"] = partial(svi, net, samples=samples)
-        if name == "MLP":
-            made |= {"Pythae BaseTrainer": partial(pythae, net), "Lightning Trainer": partial(lightning, net)}
+        if network != "tiny":
+            made["Pythae BaseTrainer"] = partial(pythae, net, samples=samples)
+            made["Lightning Trainer"] = partial(lightning, net, samples=samples)
         found[name] = {"net": net, "variants": made}
     return found
 
@@ -301,7 +328,7 @@ def measure(chosen: list[str], blocks: int, seconds: float) -> dict[str, Any]:
     results = {}
     for name, case in cases(chosen).items():
         net = case["net"]
-        steps = {"tiny": 200, "MLP": 40}.get(name, 8)
+        steps = {"tiny": 200, "MLP": 40, "conv, IWAE-50": 2}.get(name, 8)
         x = (torch.rand(steps * net["batch"], *net["shape"]) > 0.5).float().to(DEVICE)
         runs: dict[str, tuple[Block, list[float]]] = {}
         start_up: dict[str, float] = {}
@@ -393,8 +420,12 @@ def table(result: dict[str, Any]) -> str:
     pairs = [
         (case, a, b)
         for case, a, b in (
-            *(("MLP", f"ppvae vMF, {mode}", f"ppvae Gaussian, {mode}") for mode in ("eager", "compiled", "graph")),
-            *(("MLP", "Pythae BaseTrainer", f"ppvae Gaussian, {mode}") for mode in ("eager", "compiled", "graph")),
+            *(
+                (case, *(text.format(mode) for text in pair))
+                for case in CASES
+                for pair in (("ppvae vMF, {}", "ppvae Gaussian, {}"), ("Pythae BaseTrainer", "ppvae Gaussian, {}"))
+                for mode in ("eager", "compiled", "graph")
+            ),
             *((case, "Pyro SVI", "ppvae Gaussian, graph") for case in ("MLP", "conv")),
             *((case, "ppvae Gaussian, graph", "hand-written, CUDA graph") for case in ("MLP", "conv")),
         )
@@ -412,8 +443,9 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["tiny", "MLP", "conv", "MLP, IWAE-50"]
-    parser.add_argument("--cases", nargs="+", choices=names, default=names, help="what to measure; the rest stays")
+    parser.add_argument(
+        "--cases", nargs="+", choices=list(CASES), default=list(CASES), help="what to measure; the rest stays"
+    )
     parser.add_argument("--blocks", type=int, default=15, help="most alternations of a case")
     parser.add_argument("--seconds", type=float, default=600, help="after which a case begins no further alternation")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "step.json")
@@ -423,7 +455,7 @@ def main() -> None:
         before = json.loads(args.out.read_text()).get("cases", {}) if args.out.exists() else {}
         for name in args.cases:  # each is written when it is done
             before |= measure([name], args.blocks, args.seconds)
-            ordered = {key: before[key] for key in names if key in before}
+            ordered = {key: before[key] for key in CASES if key in before}
             args.out.parent.mkdir(parents=True, exist_ok=True)
             command = f"python benchmarks/step.py --blocks {args.blocks} --seconds {args.seconds:g}"
             args.out.write_text(

@@ -133,11 +133,13 @@ class PolarCanonicalizer(nn.Module):
     several directions it is, the rays vote on: with a further output v of the network, the logit of a direction d is
     :math:`\sum_j v_j \cos(\theta_j - \arg d)`.
 
-    :param shape: shape of an image, (C, H, W).
+    :param shape: shape of an image, (C, H, W), as its likelihood gives it to an encoder: of one-hot vectors of K
+        classes C is K times as large. One-hot images have the same mass everywhere, and so no shift and scale.
     :param hidden: channels of the layers.
     :param rays: n.
     :param rings: number of radii.
     :param directions: M, that of the :class:`Pose`.
+    :raises ValueError: for images of another number of channels.
     """
 
     @records_options
@@ -150,7 +152,7 @@ class PolarCanonicalizer(nn.Module):
         directions: int = 1,
     ):
         super().__init__()
-        self.rays, self.rings, self.directions = rays, rings, directions
+        self.channels, self.rays, self.rings, self.directions = shape[0], rays, rings, directions
         widths, layers = [shape[0] * rings, *hidden], []
         for i, (n, m) in enumerate(itertools.pairwise(widths)):
             # An eighth of the circle on either side, then three times as far: two layers see all around.
@@ -165,6 +167,11 @@ class PolarCanonicalizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (batch, C, H, W) to features of a :class:`Pose`, (batch, 3 M + 6), and M more for M > 1."""
+        if x.shape[-3] != self.channels:
+            raise ValueError(
+                f"PolarCanonicalizer expected images of {self.channels} channels, got {x.shape[-3]}: its shape is that "
+                "of what the encoder reads, for K classes K channels for each of the image"
+            )
         p, mass = pixels(x), x.abs().sum(-3)
         total = mass.sum((-2, -1))
         blank = total == 0

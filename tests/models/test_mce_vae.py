@@ -18,6 +18,7 @@ from ppvae.infer import ELBO, IWAE_ELBO, EnumeratedELBO, Invariance, Regularized
 from ppvae.manifolds import circle, sim2
 from ppvae.nn import (
     BernoulliLikelihood,
+    CategoricalLikelihood,
     Clusters,
     EnumeratedClusters,
     NormalHead,
@@ -433,6 +434,15 @@ def test_parts_that_do_not_fit_say_so():
         settings = {"dim": 2, "clusters": Clusters(3, 4), "canonicalizer": PolarCanonicalizer((1, 6, 6), (8,), 16, 4)}
         with pytest.raises(ValueError, match=words):
             ppvae.fit(MCEVAE((1, 6, 6), **settings | part), X, epochs=1, objective=EnumeratedELBO(), progress=False)
+
+
+def test_classes_are_canonicalised_as_one_hot_images():
+    x = torch.randint(4, (8, 1, 6, 6), generator=torch.Generator().manual_seed(0)).float()
+    settings = {"dim": 2, "clusters": Clusters(3, 4), "hidden": (16,), "likelihood": CategoricalLikelihood(4)}
+    check_vae(lambda: MCEVAE((1, 6, 6), canonicalizer=PolarCanonicalizer((4, 6, 6), (8,), 16, 4), **settings), x)
+    vae = MCEVAE((1, 6, 6), canonicalizer=PolarCanonicalizer((1, 6, 6), (8,), 16, 4), **settings)
+    with pytest.raises(ValueError, match="expected images of 1 channels, got 4"):
+        ppvae.encode(vae, x)
 
 
 def test_saved_and_loaded_with_its_parts(tmp_path):
