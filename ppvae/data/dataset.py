@@ -1,7 +1,7 @@
 """What a loader returns, and the explicit steps from stored values to those of a likelihood."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,6 +48,13 @@ class DataSet:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         sizes = ", ".join(f"{part} {len(x):,}" for part, x in parts.items() if x is not None)
         return f"DataSet({self.name!r}: {sizes}; each {self.shape} {self.train.dtype})"
+
+
+def parts(x: NDArray, labels: NDArray, **rows: Any) -> dict[str, Any]:
+    """The fields of a :class:`DataSet` for ``train``, ``validation`` and ``test`` rows of data and labels."""
+    return {part: x[chosen] for part, chosen in rows.items()} | {
+        f"{part}_labels": labels[chosen] for part, chosen in rows.items()
+    }
 
 
 def split_at_random(n: int, seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:

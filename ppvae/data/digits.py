@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppvae.data.dataset import DataSet
+from ppvae.data.dataset import DataSet, parts
 from ppvae.data.files import locate
 
 
@@ -24,12 +24,7 @@ def load(path: str | PathLike[str] | None = None) -> DataSet:
         x, labels = arrays["images"][:, None], arrays["labels"].astype(np.int64)
     return DataSet(
         name="digits",
-        train=x[:1197],
-        validation=x[1197:1397],
-        test=x[1397:],
-        train_labels=labels[:1197],
-        validation_labels=labels[1197:1397],
-        test_labels=labels[1397:],
+        **parts(x, labels, train=slice(1197), validation=slice(1197, 1397), test=slice(1397, None)),
         label_names=tuple("0123456789"),
         maximum=16,
         split="in the order of the file: the first 1,197 train, the next 200 validation, the last 400 test",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppvae.data.dataset import DataSet, split_at_random
+from ppvae.data.dataset import DataSet, parts, split_at_random
 from ppvae.data.files import locate, package_folders
 
 FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
@@ -72,12 +72,7 @@ def load(
     train, validation, test = split_at_random(len(images), seed)
     return DataSet(
         name="dsprites",
-        train=images[train],
-        validation=images[validation],
-        test=images[test],
-        train_labels=labels[train],
-        validation_labels=labels[validation],
-        test_labels=labels[test],
+        **parts(images, labels, train=train, validation=validation, test=test),
         label_names=tuple(SIZES),
         maximum=1,
         split=f"none is published: 80, 10 and 10 % at random, seed {seed}; kept "

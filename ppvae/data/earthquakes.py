@@ -14,12 +14,11 @@ References:
 
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppvae.data.dataset import DataSet
+from ppvae.data.dataset import DataSet, parts
 from ppvae.data.files import locate
 
 LABELS = ("latitude", "longitude", "depth", "magnitude", "year")
@@ -69,16 +68,9 @@ def _by_time(name: str, x: NDArray, arrays: dict[str, NDArray]) -> DataSet:
     labels = np.stack([column.astype(np.float64) for column in columns], -1)
     order = np.argsort(time, kind="stable")
     x, labels, year = x[order].astype(np.float32), labels[order], year[order]
-    parts: dict[str, Any] = {}
-    for part, chosen in {
-        "train": year < 2010,
-        "validation": (year >= 2010) & (year < 2013),
-        "test": year >= 2013,
-    }.items():
-        parts[part], parts[f"{part}_labels"] = x[chosen], labels[chosen]
     return DataSet(
         name=name,
-        **parts,
+        **parts(x, labels, train=year < 2010, validation=(year >= 2010) & (year < 2013), test=year >= 2013),
         label_names=LABELS,
         split="by time, for aftershocks leak at random: to 2009 train, 2010-2012 validation, then test",
         licence="CC0-1.0",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppvae.data.dataset import DataSet
+from ppvae.data.dataset import DataSet, parts
 from ppvae.data.files import locate, package_folders
 
 
@@ -65,12 +65,7 @@ def load(path: str | PathLike[str] | None = None, n: int = 10_000, seed: int = 0
     train, validation, test = np.split(np.arange(n), [n * 3 // 5, n * 4 // 5])
     return DataSet(
         name="land",
-        train=x[train],
-        validation=x[validation],
-        test=x[test],
-        train_labels=labels[train],
-        validation_labels=labels[validation],
-        test_labels=labels[test],
+        **parts(x, labels, train=train, validation=validation, test=test),
         label_names=("latitude", "longitude"),
         split=f"{n} independent points, seed {seed}: three fifths train, one validation, one test",
         licence="none stated for the mask; MIT for the package that carries it",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from ppvae.data.dataset import DataSet
+from ppvae.data.dataset import DataSet, parts
 from ppvae.data.files import locate, package_folders
 from ppvae.data.render import Solid, render, solid
 
@@ -52,12 +52,7 @@ def load(
     train, validation, test = np.split(np.arange(n), [n * 8 // 10, n * 9 // 10])
     return DataSet(
         name="meshes",
-        train=images[train],
-        validation=images[validation],
-        test=images[test],
-        train_labels=rotations[train],
-        validation_labels=rotations[validation],
-        test_labels=rotations[test],
+        **parts(images, rotations, train=train, validation=validation, test=test),
         label_names=("rotation",),
         maximum=255,
         split=f"{n} independent uniform rotations, seed {seed}: 80 % train, 10 % validation, 10 % test",

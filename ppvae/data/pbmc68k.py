@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppvae.data.dataset import DataSet, split_at_random
+from ppvae.data.dataset import DataSet, parts, split_at_random
 from ppvae.data.files import locate, package_folders
 
 
@@ -42,12 +42,7 @@ def load(path: str | PathLike[str] | None = None, seed: int = 0) -> DataSet:
     train, validation, test = split_at_random(len(x), seed)
     return DataSet(
         name="pbmc68k",
-        train=x[train],
-        validation=x[validation],
-        test=x[test],
-        train_labels=labels[train],
-        validation_labels=labels[validation],
-        test_labels=labels[test],
+        **parts(x, labels, train=train, validation=validation, test=test),
         label_names=names,
         split=f"none is published: 80, 10 and 10 % at random, seed {seed}",
         licence="BSD-3-Clause (the package that carries the data)",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppvae.data.dataset import DataSet
+from ppvae.data.dataset import DataSet, parts
 from ppvae.data.files import locate
 
 
@@ -27,15 +27,9 @@ def load(path: str | PathLike[str] | None = None) -> DataSet:
         names, labels = np.unique(arrays["res"], return_inverse=True)
         chains, chain = np.unique(arrays["chain"], return_inverse=True)
     x = np.stack([np.cos(angles), np.sin(angles)], -1)
-    train, validation, test = chain < 40, (chain >= 40) & (chain < 45), chain >= 45
     return DataSet(
         name="torsions",
-        train=x[train],
-        validation=x[validation],
-        test=x[test],
-        train_labels=labels[train],
-        validation_labels=labels[validation],
-        test_labels=labels[test],
+        **parts(x, labels, train=chain < 40, validation=(chain >= 40) & (chain < 45), test=chain >= 45),
         label_names=tuple(names.tolist()),
         split=f"by chain, in the order of their identifiers: 40 train, 5 validation, {len(chains) - 45} test",
         licence="CC0-1.0",
