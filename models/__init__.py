@@ -22,6 +22,7 @@ from typing import Any
 TABLE: dict[str, tuple[str, str]] = {
     "gaussian-vae": ("gaussian_vae", "GaussianVAE"),
     "spherical-vae": ("spherical_vae", "SphericalVAE"),
+    "hyperbolic-vae": ("hyperbolic_vae", "HyperbolicVAE"),
     "so3-vae": ("so3_vae", "SO3VAE"),
     "info-vae": ("info_vae", "InfoVAE"),
     "wasserstein-vae": ("wasserstein_vae", "WassersteinVAE"),

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch.distributions import constraints
 
-from ppvae.manifolds import rotation, so3, sphere
+from ppvae.manifolds import hyperboloid, rotation, so3, sphere
+from ppvae.manifolds.hyperboloid import to_origin
 
 try:
     from matplotlib import patheffects
@@ -127,6 +128,22 @@ def sphere_plot(points: np.ndarray, labels: np.ndarray | None) -> Figure:
     if points.ndim == 3 and points.shape[1:] == (2, 2):
         return _torus(points, labels)
     return principal_plot(points, labels)
+
+
+def hyperbolic_plot(points: np.ndarray, labels: np.ndarray | None) -> Figure:
+    """The hyperbolic plane as the Poincaré disc with circles of radius 1, 2, ...; H^{m-1} by log_o, as R^{m-1}."""
+    if points.shape[1:] != (3,):
+        return real_plot(to_origin(torch.as_tensor(points)).numpy(), labels)
+    figure, axes = _axes(6.2, 5.2)
+    rim = np.linspace(0, 2 * np.pi, 361)
+    for radius in (1, 2, 3, 4):
+        axes.plot(*(np.tanh(radius / 2) * np.stack([np.cos(rim), np.sin(rim)])), color=_LIGHT, linewidth=0.6, zorder=0)
+    axes.fill(np.cos(rim), np.sin(rim), facecolor="#f7f7f5", edgecolor="#888888", linewidth=0.9, zorder=-1)
+    _scatter(axes, points[:, 1:] / (1 + points[:, :1]), labels, names=False)
+    axes.set(xlim=(-1.04, 1.04), ylim=(-1.04, 1.04), xlabel="$z_2 / (1 + z_1)$", ylabel="$z_3 / (1 + z_1)$")
+    axes.set_aspect("equal")
+    _legend(figure, labels)
+    return figure
 
 
 def rotation_plot(points: np.ndarray, labels: np.ndarray | None) -> Figure:
@@ -580,4 +597,5 @@ def _legend(figure: Figure, labels: np.ndarray | None) -> None:
 
 register_plot(constraints.real, real_plot)
 register_plot(sphere, sphere_plot)
+register_plot(hyperboloid, hyperbolic_plot)
 register_plot(rotation, rotation_plot)

@@ -13,7 +13,8 @@ from torch.distributions import constraints
 
 import ppvae
 from ppvae import plotting
-from ppvae.manifolds import rotation, so3, sphere
+from ppvae.manifolds import hyperboloid, rotation, so3, sphere
+from ppvae.manifolds.hyperboloid import from_origin
 
 rng = np.random.default_rng(0)
 LABELS = np.arange(60) % 10
@@ -90,6 +91,17 @@ def test_the_ring_shows_angles():
     z = unit(2)
     shown = drawn(plotting.plot_latent(z, None, sphere))
     np.testing.assert_allclose(shown[:, 0], np.arctan2(z[:, 1], z[:, 0]))
+
+
+def test_the_hyperbolic_plane_is_drawn_as_a_disc():
+    v = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, -3.0], [2.0, 2.0]], dtype=torch.float64)
+    shown = drawn(plotting.plot_latent(from_origin(v).numpy(), None, hyperboloid))
+    np.testing.assert_allclose(
+        shown, [[0, 0], [np.tanh(0.5), 0], [0, -np.tanh(1.5)], [np.tanh(8**0.5 / 2) / 2**0.5] * 2]
+    )
+    solid = torch.tensor(rng.normal(size=(60, 3)))
+    shown = drawn(plotting.plot_latent(from_origin(solid).numpy(), LABELS, hyperboloid))
+    np.testing.assert_allclose(shown, drawn(plotting.plot_latent(solid.numpy(), LABELS, constraints.real_vector)))
 
 
 def test_rotations_are_drawn_by_their_rotation_vectors():

@@ -1,4 +1,4 @@
-r"""The wrapped normal on the circle, the torus and the spheres.
+r"""The wrapped normal on the circle, the torus, the spheres and hyperbolic space.
 
 .. math::
     v \sim N(0, \mathrm{diag}\, \sigma^2) \text{ in } T_\mu M, \qquad z = \exp_\mu(v), \qquad
@@ -11,7 +11,11 @@ are :math:`v_k = (\theta + 2 \pi k) u`, k in Z: those along u for k >= 0 and tho
     \text{circle} \quad q(z) &= \sum_k N(\theta + 2 \pi k; 0, \sigma^2)
         \qquad \text{torus: the product over its circles} \\
     S^{m-1} \quad q(z) &= \sum_k N(v_k; 0, \mathrm{diag}\, \sigma^2) \,
-        \left| \frac{\theta + 2 \pi k}{\sin \theta} \right|^{m-2}
+        \left| \frac{\theta + 2 \pi k}{\sin \theta} \right|^{m-2} \\
+    H^{m-1} \quad q(z) &= N(v; 0, \mathrm{diag}\, \sigma^2) \, \left( \frac{|v|}{\sinh |v|} \right)^{m-2},
+        \qquad v = \log_\mu(z)
+
+In hyperbolic space exp is one to one, and nothing wraps [1].
 
 For m > 2 the sphere's density is infinite at :math:`\mu`, by the terms k != 0, and at :math:`-\mu`, by all:
 exp sends whole spheres of v to these two points; its integral is one. **Convention**: where theta is below
@@ -38,6 +42,7 @@ from torch.distributions import constraints
 from ppvae.distributions.center import center
 from ppvae.manifolds import circle
 from ppvae.manifolds.circle import Circle, quarter_turn
+from ppvae.manifolds.hyperboloid import Hyperboloid, boost, log_sinhc, to_frame
 from ppvae.manifolds.protocol import Manifold
 from ppvae.manifolds.so3 import sinc
 from ppvae.manifolds.sphere import Sphere, rotate_from_pole
@@ -47,24 +52,25 @@ __all__ = ["WrappedNormal"]
 
 
 class WrappedNormal(TorchDistribution):
-    r"""The law of :math:`\exp_\mu(v)`, v normal in the tangent space at :math:`\mu`, on a closed manifold.
+    r"""The law of :math:`\exp_\mu(v)`, v normal in the tangent space at :math:`\mu`.
 
     The density is with respect to the volume of the manifold: :math:`d\theta` on the circle, total mass 2 pi;
     the product on the torus T^n, :math:`(2 \pi)^n`; the surface measure of S^{m-1}, :math:`2 \pi^{m/2} /
-    \Gamma(m/2)`. The sum keeps ``|k|`` <= K, so the density lacks the mass of v beyond ``|v|`` = 2 pi K + pi
-    and that alone: for K = 16 less than 1e-8 up to a scale of 15 on the circle, and up to 90 / sqrt(m) on
-    S^{m-1}.
+    \Gamma(m/2)`; the volume of H^{m-1}, which is infinite. The sum keeps ``|k|`` <= K, so the density lacks the
+    mass of v beyond ``|v|`` = 2 pi K + pi and that alone: for K = 16 less than 1e-8 up to a scale of 15 on the
+    circle, and up to 90 / sqrt(m) on S^{m-1}.
 
-    :param manifold: ``Circle()``, ``Torus(n)`` or ``Sphere()``. On SO(3) the law is
+    :param manifold: ``Circle()``, ``Torus(n)``, ``Sphere()`` or ``Hyperboloid()``. On SO(3) the law is
         :class:`ppvae.distributions.SO3Normal`.
     :param loc: points :math:`\mu` of the manifold: unit vectors ``(..., 2)``, ``(..., n, 2)`` or ``(...,
-        m)``.
+        m)``, points ``(..., m)`` of the hyperboloid.
     :param scale: standard deviations :math:`\sigma` in radians, one for each dimension of the manifold:
-        ``(..., 1)`` on the circle, ``(..., n)`` on the torus, ``(..., m - 1)`` on the sphere. There they
-        belong to the tangent vectors that :func:`ppvae.manifolds.rotate_from_pole` makes of e_2, ..., e_m, a
-        frame that cannot be continuous in ``loc`` on a sphere such as S^2; with equal scales the law does not
-        depend on it.
-    :param num_wraps: K, at least 0.
+        ``(..., 1)`` on the circle, ``(..., n)`` on the torus, ``(..., m - 1)`` on the sphere and the hyperboloid. On
+        the sphere they belong to the tangent vectors that :func:`ppvae.manifolds.rotate_from_pole` makes of e_2, ...,
+        e_m, a frame that cannot be continuous in ``loc`` on a sphere such as S^2; with equal scales the law does not
+        depend on it. On the hyperboloid their unit is the radius of curvature, and the frame is the parallel transport
+        of e_2, ..., e_m from the origin.
+    :param num_wraps: K, at least 0; without effect in hyperbolic space.
     :raises ValueError: for another manifold, for shapes that do not fit, and, where arguments are validated,
         for a ``loc`` or a value off the manifold or a scale not above 0.
     """
@@ -111,7 +117,7 @@ class WrappedNormal(TorchDistribution):
         shape = Size(sample_shape) + self.scale.shape
         v = self.scale * torch.randn(shape, dtype=self.scale.dtype, device=self.scale.device)
         loc = self.loc.expand(Size(sample_shape) + self.loc.shape)
-        return self.manifold.expmap(loc, _tangent(self.manifold, loc, v))
+        return _exponential(self.manifold, loc, v)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q in nats of points, shape ``(...)``; finite, with finite gradients, at every point."""
@@ -129,7 +135,8 @@ def _(law: WrappedNormal) -> Tensor:
 def _dimension(manifold: Manifold, loc: Tensor) -> int:
     """Dimension of the manifold that holds ``loc``."""
     raise ValueError(
-        f"expected Circle(), Torus(n) or Sphere() as the manifold, got {manifold!r} (on SO(3) use SO3Normal)"
+        f"expected Circle(), Torus(n), Sphere() or Hyperboloid() as the manifold, got {manifold!r} "
+        "(on SO(3) use SO3Normal)"
     )
 
 
@@ -137,6 +144,12 @@ def _dimension(manifold: Manifold, loc: Tensor) -> int:
 def _tangent(manifold: Manifold, loc: Tensor, v: Tensor) -> Tensor:
     """The tangent vector at loc with coordinates v in an orthonormal frame."""
     raise NotImplementedError
+
+
+@functools.singledispatch
+def _exponential(manifold: Manifold, loc: Tensor, v: Tensor) -> Tensor:
+    """exp at loc of the tangent vector with coordinates v."""
+    return manifold.expmap(loc, _tangent(manifold, loc, v))
 
 
 @functools.singledispatch
@@ -216,6 +229,22 @@ def _(manifold: Sphere, loc: Tensor, scale: Tensor, value: Tensor, num_wraps: in
     far = torch.where(near, 1, sine.clamp_min(eps)).log() - theta.log()
     log_ratio = torch.where(near, sinc(torch.where(near, theta2, 0)).log(), far)  # log (sin theta / theta)
     return terms.logsumexp(0) - (m - 2) * log_ratio
+
+
+@_dimension.register
+def _(manifold: Hyperboloid, loc: Tensor) -> int:
+    return loc.shape[-1] - 1
+
+
+@_exponential.register
+def _(manifold: Hyperboloid, loc: Tensor, v: Tensor) -> Tensor:
+    return boost(loc, v)  # the tangent vector far from the origin is long, and would lose what v has
+
+
+@_log_density.register
+def _(manifold: Hyperboloid, loc: Tensor, scale: Tensor, value: Tensor, num_wraps: int) -> Tensor:
+    v = to_frame(loc, value)
+    return _log_normal(v, scale).sum(-1) - (loc.shape[-1] - 2) * log_sinhc(v.square().sum(-1))
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from ppvae.manifolds.circle import Circle
 from ppvae.manifolds.geodesics import Geodesics, RiemannianManifold
+from ppvae.manifolds.hyperboloid import Hyperboloid, hyperboloid
 from ppvae.manifolds.posterior_covariance import PosteriorCovarianceMetric, nearest_neighbour_distance
 from ppvae.manifolds.protocol import Manifold
 from ppvae.manifolds.riemannian import InverseVolumeMetric, PullbackMetric, RiemannianMetric, as_metric
@@ -13,6 +14,7 @@ __all__ = [
     "SO3",
     "Circle",
     "Geodesics",
+    "Hyperboloid",
     "InverseVolumeMetric",
     "Manifold",
     "PosteriorCovarianceMetric",
@@ -22,6 +24,7 @@ __all__ = [
     "Sphere",
     "Torus",
     "as_metric",
+    "hyperboloid",
     "log_area",
     "nearest_neighbour_distance",
     "rotate_from_pole",

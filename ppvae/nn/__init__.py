@@ -13,6 +13,7 @@ from ppvae.nn.frames import FrameLikelihood
 from ppvae.nn.group_actions import GroupAction, RotatePlanes, RotateSpace, invariance
 from ppvae.nn.heads import (
     DeltaHead,
+    HyperbolicNormalHead,
     NormalHead,
     PosteriorHead,
     PowerSphericalHead,
@@ -21,6 +22,7 @@ from ppvae.nn.heads import (
     UnrolledCircleHead,
     VonMisesFisherHead,
 )
+from ppvae.nn.hyperplanes import HyperplaneDistances
 from ppvae.nn.likelihoods import (
     BernoulliLikelihood,
     CategoricalLikelihood,
@@ -55,6 +57,8 @@ __all__ = [
     "FrameLikelihood",
     "GaussianMixtureHead",
     "GroupAction",
+    "HyperbolicNormalHead",
+    "HyperplaneDistances",
     "LabelledClusters",
     "Likelihood",
     "MoebiusEmbedding",

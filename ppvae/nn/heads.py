@@ -8,9 +8,10 @@ from typing import Any, Protocol
 from pyro.distributions import Delta, Independent, Normal, TorchDistribution
 from torch import Tensor, nn
 
-from ppvae.distributions import PowerSpherical, VonMisesFisher
+from ppvae.distributions import PowerSpherical, VonMisesFisher, WrappedNormal
 from ppvae.distributions.unimodal_beta import UnimodalBeta
 from ppvae.distributions.unrolled_circle import UnrolledCircle
+from ppvae.manifolds.hyperboloid import Hyperboloid, from_origin
 from ppvae.nn.registration import records_options
 
 
@@ -86,6 +87,23 @@ class PowerSphericalHead(nn.Module):
 def _sphere_parameters(head: Any, h: Tensor) -> tuple[Tensor, Tensor]:
     direction, log_concentration = _split(head, h, (head.dim, 1))
     return direction / direction.norm(dim=-1, keepdim=True), 1 + 4 * head.dim * log_concentration.squeeze(-1).exp()
+
+
+class HyperbolicNormalHead(nn.Module):
+    """q(z | h) = WrappedNormal(exp_o(s loc), s scale) on hyperbolic space H^{dim-1}, its scale exp of a feature.
+
+    :param dim: ambient dimension m of z: 3 is the hyperbolic plane.
+    :param prior_scale: s, the scale of the prior, in which the features count.
+    """
+
+    @records_options
+    def __init__(self, dim: int, prior_scale: float = 1.0):
+        super().__init__()
+        self.dim, self.prior_scale, self.features = dim, prior_scale, 2 * (dim - 1)
+
+    def forward(self, h: Tensor) -> WrappedNormal:
+        loc, log_scale = _split(self, h, (self.dim - 1, self.dim - 1))
+        return WrappedNormal(Hyperboloid(), from_origin(self.prior_scale * loc), self.prior_scale * log_scale.exp())
 
 
 class DeltaHead(nn.Module):

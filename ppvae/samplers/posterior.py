@@ -6,7 +6,8 @@ A latent of R^d is sampled as it is. A latent of the sphere S^{m-1} is the direc
 
     z = n / |n|,   n with the density  N(n; 0, I) p(z | x) / u(z),   u uniform on the sphere
 
-whose direction has the law p(z | x): without the factor it would be uniform, and the factor knows nothing of |n|.
+whose direction has the law p(z | x): without the factor it would be uniform, and the factor knows nothing of |n|. A
+latent of hyperbolic space is exp_o(v), by the volume of exp_o.
 
     log p(x) - ELBO = KL(q(z | x) || p(z | x))          the gap of the guide, in nats
 
@@ -38,7 +39,8 @@ from ppvae.arrays import VAE, check_pair, check_support, evaluating, own_store, 
 from ppvae.diagnostics import Convergence, convergence, to_inference_data
 from ppvae.infer import BatchedHMC, BatchedMCMC
 from ppvae.infer.elbo import latents
-from ppvae.manifolds import log_area, sphere
+from ppvae.manifolds import hyperboloid, log_area, sphere
+from ppvae.manifolds.hyperboloid import from_origin, log_sinhc, to_origin
 from ppvae.predict import Array, LogLikelihood, log_likelihood
 from ppvae.random import seeded
 
@@ -197,8 +199,8 @@ def posterior(
     :param chunk: how many (datum, chain) pairs go through the decoder at once; memory is proportional to it.
     :param progress: whether Pyro's progress bar is shown.
     :param options: of the kernel, e.g. ``num_steps=20`` of BatchedHMC or ``max_tree_depth=8`` of NUTS.
-    :raises ValueError: if a latent is neither of R^d nor of a sphere or a product of spheres, if it is outside the data
-        plate, or if x is not what the VAE reads.
+    :raises ValueError: if a latent is of none of R^d, spheres, products of spheres and hyperbolic space, if it is
+        outside the data plate, or if x is not what the VAE reads.
 
     Source: Neal (2011), https://arxiv.org/abs/1206.1901
     """
@@ -210,7 +212,7 @@ def posterior(
     check_pair(vae)
     data = to_tensors(vae, (x, *given))
     check_support(vae, data)
-    spheres, has_density = _latents(vae, data)
+    charts, has_density = _latents(vae, data)
     draws: dict[str, list[NDArray]] = {}
     stats: dict[str, list[NDArray]] = {}
     n = data[0].shape[0]
@@ -219,7 +221,7 @@ def posterior(
         for start in range(0, n, size):
             # The chains of one datum are rows of a batch, one after the other.
             rows = tuple(tensor[start : start + size].repeat_interleave(num_chains, 0) for tensor in data)
-            target = _Target(vae, rows, spheres)
+            target = _Target(vae, rows, charts)
             run = _batched if method == "batched-hmc" else _joint
             kernel = {"nuts": NUTS, "hmc": HMC, "batched-hmc": BatchedHMC}[method]
             found, said = run(target, kernel, rows[0].shape[0] // num_chains, num_samples, warmup, progress, options)
@@ -238,58 +240,111 @@ def posterior(
     )
 
 
-def _latents(vae: VAE, data: tuple[Tensor, ...]) -> tuple[dict[str, bool], bool]:
-    """For each latent of the model whether it is on a sphere; and whether the guide has a density."""
+class _Plane:
+    """R^d, as it is."""
+
+    @staticmethod
+    def start(z: Tensor) -> Tensor:
+        """Where a chain begins whose latent is z."""
+        return z.clone()
+
+    @staticmethod
+    def point(v: Tensor) -> Tensor:
+        """The latent."""
+        return v
+
+    @staticmethod
+    def log_volume(v: Tensor) -> Tensor:
+        """Log density of the chain's law at v over that of the latent at its point: the sum is over all numbers."""
+        return torch.zeros_like(v)
+
+
+class _Direction:
+    """A sphere, as the direction of v: of all v of one direction the length is that of a normal law."""
+
+    @staticmethod
+    def start(z: Tensor) -> Tensor:
+        return z * math.sqrt(z.shape[-1])  # near 0 the steps that fit are tiny
+
+    @staticmethod
+    def point(v: Tensor) -> Tensor:
+        return v / v.norm(dim=-1, keepdim=True)
+
+    @staticmethod
+    def log_volume(v: Tensor) -> Tensor:
+        m = v.shape[-1]
+        log_normal = -(v * v).sum(-1) / 2 - m / 2 * math.log(2 * math.pi)
+        return log_normal + log_area(m)  # log u(z) is minus the log of the area
+
+
+class _Exponential:
+    """Hyperbolic space, as exp_o(v)."""
+
+    @staticmethod
+    def start(z: Tensor) -> Tensor:
+        return to_origin(z)
+
+    @staticmethod
+    def point(v: Tensor) -> Tensor:
+        return from_origin(v)
+
+    @staticmethod
+    def log_volume(v: Tensor) -> Tensor:
+        return (v.shape[-1] - 1) * log_sinhc(v.square().sum(-1))
+
+
+CHARTS: dict[type, Any] = {
+    type(constraints.real): _Plane,
+    type(sphere): _Direction,
+    type(hyperboloid): _Exponential,
+}
+
+
+def _latents(vae: VAE, data: tuple[Tensor, ...]) -> tuple[dict[str, Any], bool]:
+    """For each latent of the model the coordinates of its chains; and whether the guide has a density."""
     one = tuple(tensor[:1] for tensor in data)
     with own_store(), evaluating(vae), torch.no_grad(), seeded(0), pyro.validation_enabled(False):
         guide_trace = poutine.trace(vae.guide).get_trace(*one)
         model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*one)
-    spheres = {}
+    charts = {}
     for site in latents(model_trace):
         name, support = site["name"], site["fn"].support
         base = support
         while isinstance(base, constraints.independent):
             base = base.base_constraint
-        if not isinstance(base, (type(constraints.real), type(sphere))):
+        if type(base) not in CHARTS:
             raise ValueError(
-                f"posterior: expected latents of R^d, of spheres or of products of spheres, got site {name!r} with "
-                f"values in {support}"
+                f"posterior: expected latents of R^d, of spheres, of products of spheres or of hyperbolic space, got "
+                f"site {name!r} with values in {support}"
             )
         if not any(frame.vectorized and frame.dim == -1 for frame in site["cond_indep_stack"]):
             raise ValueError(f"posterior: expected every latent in the data plate (dim -1), got {name!r} outside")
-        spheres[name] = isinstance(base, type(sphere))
-    if not spheres:
+        charts[name] = CHARTS[type(base)]
+    if not charts:
         raise ValueError("posterior: expected a model with a latent, got none")
     laws: list[Any] = [site["fn"] for site in latents(guide_trace)]
     for i, law in enumerate(laws):
         while hasattr(law, "base_dist"):
             law = law.base_dist
         laws[i] = law
-    return spheres, not any(isinstance(law, Delta) for law in laws)
+    return charts, not any(isinstance(law, Delta) for law in laws)
 
 
 class _Target:
     """-log p(x, z) of each row, as a function of vectors of R^d."""
 
-    def __init__(self, vae: VAE, rows: tuple[Tensor, ...], spheres: Mapping[str, bool]):
-        self.vae, self.rows, self.spheres = vae, rows, spheres
+    def __init__(self, vae: VAE, rows: tuple[Tensor, ...], charts: Mapping[str, Any]):
+        self.vae, self.rows, self.charts = vae, rows, charts
 
     def start(self) -> dict[str, Tensor]:
-        """Draws of the guide; a direction gets the length sqrt(m), as near 0 the steps that fit are tiny."""
+        """Draws of the guide."""
         with torch.no_grad():
             trace = poutine.trace(self.vae.guide).get_trace(*self.rows)
-        start = {}
-        for name, on_sphere in self.spheres.items():
-            z = trace.nodes[name]["value"]
-            start[name] = z * math.sqrt(z.shape[-1]) if on_sphere else z.clone()
-        return start
+        return {name: chart.start(trace.nodes[name]["value"]) for name, chart in self.charts.items()}
 
     def points(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The latents themselves."""
-        return {
-            name: value / value.norm(dim=-1, keepdim=True) if self.spheres[name] else value
-            for name, value in params.items()
-        }
+        return {name: self.charts[name].point(value) for name, value in params.items()}
 
     def __call__(self, params: Mapping[str, Tensor]) -> Tensor:
         model = poutine.condition(self.vae.model, self.points(params))
@@ -300,12 +355,8 @@ class _Target:
         for site in trace.nodes.values():
             if site["type"] == "sample" and not site_is_subsample(site):
                 U = U - site["log_prob"].expand(*site["log_prob"].shape[:-1], N).reshape(-1, N).sum(0)
-        for name, on_sphere in self.spheres.items():
-            if on_sphere:
-                v = params[name]
-                m = v.shape[-1]
-                log_normal = -(v * v).sum(-1) / 2 - m / 2 * math.log(2 * math.pi)
-                U = U - (log_normal + log_area(m)).reshape(N, -1).sum(1)  # log u(z) is minus the log of the area
+        for name, chart in self.charts.items():
+            U = U - chart.log_volume(params[name]).reshape(N, -1).sum(1)
         return U
 
 
@@ -334,7 +385,7 @@ def _joint(
     stats: dict[str, Tensor] = {}
     for chain in range(N // n):
         rows = torch.arange(chain, N, N // n)
-        one = _Target(target.vae, tuple(t[rows.to(t.device)] for t in target.rows), target.spheres)
+        one = _Target(target.vae, tuple(t[rows.to(t.device)] for t in target.rows), target.charts)
         run = kernel(potential_fn=lambda params, one=one: one(params).sum(), **options)
         first = {name: value[rows.to(value.device)] for name, value in start.items()}
         mcmc = MCMC(run, num_samples, warmup, initial_params=first, disable_progbar=not progress)

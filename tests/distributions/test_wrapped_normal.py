@@ -1,4 +1,4 @@
-"""The wrapped normal on circle, torus and spheres: mass, wraps, symmetry, the two poles."""
+"""The wrapped normal on circle, torus, spheres and hyperbolic space: mass, wraps, symmetry, the two poles."""
 
 import math
 
@@ -11,7 +11,8 @@ from scipy import stats
 from ppvae.distributions.center import center
 from ppvae.distributions.hyperspherical_uniform import HypersphericalUniform
 from ppvae.distributions.wrapped_normal import WrappedNormal
-from ppvae.manifolds import SO3, Circle, Sphere, Torus, circle
+from ppvae.manifolds import SO3, Circle, Hyperboloid, Sphere, Torus, circle
+from ppvae.manifolds.hyperboloid import boost, from_origin, to_origin
 from ppvae.testing import check_distribution
 
 F64 = torch.float64
@@ -142,6 +143,67 @@ def test_sphere_passes_the_battery(m):
         points=lambda q: torch.stack([q.loc, -q.loc]),
         skip={} if m == 3 else dict.fromkeys(("mass", "sampler"), "q / uniform has no second moment at the antipode"),
     )
+
+
+@pytest.mark.parametrize("m, sigma", [(2, 1.0), (3, 0.1), (3, 1.0), (3, 3.0), (6, 1.0), (11, 0.5), (65, 0.3)])
+def test_mass_in_hyperbolic_space(m, sigma):
+    """The integral over spheres about a point that is not the origin; their area is A sinh(r)^{m - 2}."""
+    x, w = np.polynomial.legendre.leggauss(800)
+    largest = sigma * (math.sqrt(m) + 12)
+    r, w = torch.tensor(largest * (x + 1) / 2), torch.tensor(w * largest / 2)
+    loc = from_origin(torch.full((m - 1,), 0.7 / math.sqrt(m - 1), dtype=F64))
+    law = WrappedNormal(Hyperboloid(), loc, torch.full((m - 1,), sigma, dtype=F64))
+    z = boost(loc, r.unsqueeze(-1) * unit(m - 1))
+    log_area = math.log(2) + (m - 1) / 2 * math.log(math.pi) - math.lgamma((m - 1) / 2)
+    mass = (w * (log_area + (m - 2) * r.sinh().log() + law.log_prob(z)).exp()).sum().item()
+    assert mass == pytest.approx(1, abs=1e-9)
+
+
+def test_mass_of_unequal_scales_in_the_hyperbolic_plane():
+    """In polar coordinates about the origin, where the volume is sinh r dr dphi, and the law is elsewhere."""
+    x, w = np.polynomial.legendre.leggauss(600)
+    r, w = torch.tensor(6 * (x + 1)), torch.tensor(6 * w)
+    phi = 2 * math.pi * torch.arange(1200, dtype=F64) / 1200
+    law = WrappedNormal(
+        Hyperboloid(), from_origin(torch.tensor([0.9, -0.4], dtype=F64)), torch.tensor([0.4, 0.9], dtype=F64)
+    )
+    z = from_origin(r[:, None, None] * torch.stack([phi.cos(), phi.sin()], -1))
+    mass = ((w * r.sinh())[:, None] * 2 * math.pi / 1200 * law.log_prob(z).exp()).sum()
+    assert abs(mass - 1) < 1e-8
+
+
+@pytest.mark.parametrize("m", [3, 6])
+def test_hyperbolic_space_passes_the_battery(m):
+    p = torch.randn(2, m - 1, dtype=F64, generator=torch.Generator().manual_seed(1))
+    g = from_origin(torch.randn(m - 1, dtype=F64, generator=torch.Generator().manual_seed(2)))
+    check_distribution(
+        lambda p, scale: WrappedNormal(Hyperboloid(), from_origin(p), scale.expand(*scale.shape[:-1], m - 1)),
+        {"p": p, "scale": torch.tensor([[0.5], [0.9]])},
+        # wider than both, about the point between them
+        proposal=WrappedNormal(Hyperboloid(), from_origin(p.mean(0)), torch.full((m - 1,), 1.6, dtype=F64)),
+        isometry=(lambda z: boost(g, to_origin(z)), {"p": to_origin(boost(g, p))}),
+        grid=[{"p": p, "scale": torch.full((2, 1), s)} for s in (1e-2, 5.0)],
+        points=lambda q: torch.stack([q.loc, from_origin(-to_origin(q.loc))]),
+    )
+
+
+def test_a_small_scale_in_hyperbolic_space_is_flat():
+    v = 1e-4 * torch.randn(50, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
+    scale = torch.tensor([1e-4, 2e-4, 5e-5], dtype=F64)
+    law = WrappedNormal(Hyperboloid(), from_origin(torch.zeros(3, dtype=F64)), scale)
+    flat = torch.distributions.Normal(0, scale).log_prob(v).sum(-1)
+    torch.testing.assert_close(law.log_prob(from_origin(v)), flat, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_prior_of_many_dimensions_reaches_as_far_as_it_should(dtype):
+    """The radius has the chi law of |v|; in the Poincaré ball of float32 it would end at 17."""
+    torch.manual_seed(0)
+    law = WrappedNormal(Hyperboloid(), from_origin(torch.zeros(50, dtype=dtype)), torch.full((50,), 3.0, dtype=dtype))
+    z = law.sample((4000,))
+    r = to_origin(z).norm(dim=-1).double().numpy() / 3
+    assert stats.kstest(r, stats.chi(50).cdf).pvalue > 0.001 and r.max() > 6
+    assert law.log_prob(z).isfinite().all()
 
 
 def test_samples_on_a_sphere_have_the_density():

@@ -9,6 +9,7 @@ from ppvae.models import (
     SO3VAE,
     GaussianMixtureVAE,
     GaussianVAE,
+    HyperbolicVAE,
     InfoVAE,
     ManifoldVAE,
     SphericalVAE,
@@ -84,6 +85,11 @@ VAES = {
     "sphere, convolutions": (
         lambda: SphericalVAE((1, 8, 8), 3, encoder=convolutions(4), decoder=deconvolutions(3)),
         BINARY,
+    ),
+    "hyperbolic": (lambda: HyperbolicVAE((1, 8, 8), 3, (16,)), BINARY),
+    "hyperbolic, 10": (
+        lambda: HyperbolicVAE((5,), 10, (16,), prior_scale=2.0, likelihood=NormalLikelihood(0.5)),
+        REAL,
     ),
     "gaussian mixture": (lambda: GaussianMixtureVAE((1, 8, 8), Clusters(3, 4), (16,)), BINARY),
     "gaussian mixture, one Gaussian in the guide": (

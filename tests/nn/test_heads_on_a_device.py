@@ -11,6 +11,7 @@ POSTERIORS = {
     "NormalHead": nn.NormalHead(3),
     "VonMisesFisherHead": nn.VonMisesFisherHead(4),
     "PowerSphericalHead": nn.PowerSphericalHead(4),
+    "HyperbolicNormalHead": nn.HyperbolicNormalHead(4),
     "DeltaHead": nn.DeltaHead(3),
     "SphericalDeltaHead": nn.SphericalDeltaHead(3),
     "UnimodalBetaHead": nn.UnimodalBetaHead(2),

@@ -12,7 +12,9 @@ from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import ppvae
-from ppvae.distributions import HypersphericalUniform, SO3Uniform, VonMisesFisher
+from ppvae.distributions import HypersphericalUniform, SO3Uniform, VonMisesFisher, WrappedNormal
+from ppvae.manifolds import Hyperboloid
+from ppvae.manifolds.hyperboloid import from_origin, log_sinhc, to_origin
 from ppvae.nn import register
 
 W = torch.tensor([[1.0, 0.5], [-0.3, 2.0], [0.0, 0.7]])
@@ -134,6 +136,29 @@ def test_the_posterior_on_the_sphere(concentration):
     assert np.abs(z_scores(z[..., :, None] * z[..., None, :], second)).max() < 4
 
 
+def test_the_posterior_in_the_hyperbolic_plane():
+    """E[v | x] and E[v v^T | x] of v = log_o(z), by quadrature in v, where the volume is sinh|v| / |v|."""
+    loc, scale = torch.tensor([0.5, -0.3]), torch.tensor([0.8, 1.2])
+    guide = WrappedNormal(Hyperboloid(), from_origin(torch.zeros(2)), torch.ones(2))
+    prior = WrappedNormal(Hyperboloid(), from_origin(loc), scale)
+    hyper_W, x = torch.tensor([[0.2, 1.0, 0.2], [0.0, 0.3, 1.5]]), torch.tensor([[1.2, 0.8]])
+    side = torch.linspace(-5, 5, 801, dtype=torch.float64)
+    v = torch.stack(torch.meshgrid(side, side, indexing="ij"), -1)
+    z = from_origin(v)
+    log_p = -(x.double() - z @ hyper_W.double().mT).square().sum(-1) / 2 / SIGMA**2
+    log_p += WrappedNormal(Hyperboloid(), from_origin(loc.double()), scale.double()).log_prob(z)
+    log_p += log_sinhc(v.square().sum(-1))
+    p = (log_p - log_p.max()).exp().numpy()
+    p /= p.sum()
+    found = ppvae.posterior(
+        Linear(prior, guide, hyper_W), x, num_samples=60, warmup=80, num_chains=60, importance_samples=50, seed=1
+    )
+    draws = to_origin(torch.as_tensor(found.z)).double().numpy()
+    assert np.abs(z_scores(draws, np.einsum("ij,ijk->k", p, v.numpy()))).max() < 4
+    second = np.einsum("ij,ijk,ijl->kl", p, v.numpy(), v.numpy())
+    assert np.abs(z_scores(draws[..., :, None] * draws[..., None, :], second)).max() < 4
+
+
 def test_a_product_of_spheres_is_a_torus():
     prior = HypersphericalUniform(2).expand([2]).to_event(1)
 
@@ -226,7 +251,7 @@ def test_other_latents_and_options_raise():
             with pyro.plate("data", x.shape[0]):
                 pyro.sample("R", SO3Uniform())
 
-    with pytest.raises(ValueError, match=r"of spheres or of products of spheres, got site 'R'"):
+    with pytest.raises(ValueError, match=r"of products of spheres or of hyperbolic space, got site 'R'"):
         ppvae.posterior(Rotations(None, None), X)
     vae = Linear(normal(), normal())
     with pytest.raises(ValueError, match="method: expected one of batched-hmc, nuts, hmc, got 'gibbs'"):
