@@ -171,7 +171,7 @@ def ours(net: dict[str, Any], x: Tensor, law: str, mode: Any, samples: int = 1) 
     say = partial(print, file=sys.stderr)
     objective = IWAE_ELBO(samples) if samples > 1 else ELBO()
     objective.kl_weight = objective.kl_weight.to(DEVICE)
-    step = make_step(settle(mode, optimizer, 0, say), vae, objective, optimizer, batches, None, say)
+    step = make_step(settle(mode, vae, optimizer, 0, say), vae, objective, optimizer, batches, None, say)
 
     def block() -> None:
         with own_store(), pyro.validation_enabled(False):

@@ -4,9 +4,9 @@ r"""Hyperbolic variational auto-encoder: a latent in which volume grows as that 
     p(x | z) = likelihood(f(z))                  Bernoulli on logits where nothing else is asked for
     q(z | x) = WrappedNormal(mu(x), sigma(x))    exp at mu(x) of a normal law in the tangent space
 
-f begins with signed distances to hyperplanes, which are to hyperbolic space what linear functions are to the plane [2].
-KL(q || p) has no closed form and is estimated from the sample. The curvature is the scale s: a prior of scale 1 in
-curvature -c, as [2] has it, is one of scale s = sqrt(c) here, and s near 0 the Gaussian VAE.
+The first layer of f is signed distances to hyperplanes, which are to hyperbolic space what affine functions are to the
+plane [2]. KL(q || p) has no closed form and is estimated from the sample. The curvature is the scale s: a prior of
+scale 1 in curvature -c, as [2] has it, is one of scale s = sqrt(c) here, and for s near 0 the latent is flat.
 
 References:
     [1] A Wrapped Normal Distribution on Hyperbolic Space for Gradient-Based Learning (Nagano et al., 2019)
@@ -45,8 +45,8 @@ class HyperbolicVAE(nn.Module):
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
     :param prior_scale: s, in units of the radius of curvature. The posterior's scale is s times exp of a feature.
     :param encoder: network from data of shape ``shape`` to ``2 * (dim - 1)`` features; a perceptron where None.
-    :param decoder: network from points z, (..., dim), to the features of the likelihood; distances to as many
-        hyperplanes as the last of ``hidden``, then a perceptron, where None.
+    :param decoder: network from points z, (..., dim), to the features of the likelihood; where None a perceptron
+        whose first layer is :class:`ppvae.nn.HyperplaneDistances`.
     :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
         factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
     :raises ValueError: if ``dim`` is below 2 or ``prior_scale`` is not positive.
@@ -81,7 +81,8 @@ class HyperbolicVAE(nn.Module):
         self.encoder = Batched(encoder or MLP(inputs, (self.head.features,), hidden), len(shape))
         if decoder is None:
             width = [dim, *hidden][-1]
-            decoder = nn.Sequential(HyperplaneDistances(dim, width), MLP((width,), outputs, hidden[::-1]))
+            rest = MLP((width,), outputs, hidden[::-1][1:])
+            decoder = nn.Sequential(HyperplaneDistances(dim, width), nn.ReLU(), rest)
         self.decoder = Batched(decoder, 1, outputs)
         self.register_buffer("origin", torch.eye(dim)[0], persistent=False)
 

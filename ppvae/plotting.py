@@ -140,7 +140,8 @@ def hyperbolic_plot(points: np.ndarray, labels: np.ndarray | None) -> Figure:
         axes.plot(*(np.tanh(radius / 2) * np.stack([np.cos(rim), np.sin(rim)])), color=_LIGHT, linewidth=0.6, zorder=0)
     axes.fill(np.cos(rim), np.sin(rim), facecolor="#f7f7f5", edgecolor="#888888", linewidth=0.9, zorder=-1)
     _scatter(axes, points[:, 1:] / (1 + points[:, :1]), labels, names=False)
-    axes.set(xlim=(-1.04, 1.04), ylim=(-1.04, 1.04), xlabel="$z_2 / (1 + z_1)$", ylabel="$z_3 / (1 + z_1)$")
+    axes.set(xlim=(-1.04, 1.04), ylim=(-1.04, 1.04), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+    axes.set(xlabel="$z_2 / (1 + z_1)$", ylabel="$z_3 / (1 + z_1)$")
     axes.set_aspect("equal")
     _legend(figure, labels)
     return figure

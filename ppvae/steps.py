@@ -536,7 +536,7 @@ def make_step(
     return DeviceStep(gradients, source, optimizer, clip_norm)
 
 
-def settle(mode: str | bool, optimizer: Optimizer, steps: int, say: Callable[[str], None]) -> Mode:
+def settle(mode: str | bool, vae: nn.Module, optimizer: Optimizer, steps: int, say: Callable[[str], None]) -> Mode:
     """The mode, where ``"auto"`` is what pays on this device with at least so many steps to come, and ``"graph"`` has
     an optimizer that can be captured.
 
@@ -550,7 +550,11 @@ def settle(mode: str | bool, optimizer: Optimizer, steps: int, say: Callable[[st
         if why:
             say(f"{why}; training goes on without a CUDA graph")
         return False if why else "graph"
-    if device == "cpu" and mode == "auto" and steps >= 2 * BREAK_EVEN:
+    # Their kernels are the same compiled, and slower by what surrounds them (benchmarks/step.py).
+    convolves = any(
+        isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d | nn.ConvTranspose3d) for m in vae.modules()
+    )
+    if device == "cpu" and mode == "auto" and not convolves and steps >= 2 * BREAK_EVEN:
         say(f"the training step will be compiled: {steps} steps are to come, and it pays from about {BREAK_EVEN}")
         return "inductor"
     return "inductor" if mode == "inductor" else False

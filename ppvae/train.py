@@ -165,7 +165,8 @@ def fit(
     :param dtype: dtype to train in; the VAE is converted. Where None it stays.
     :param compile: how a step is run. "graph" captures it in a CUDA graph; "inductor" compiles the loss and its
         gradients, which takes seconds; False leaves it to Python. "auto" is "graph" on CUDA, and on a CPU "inductor"
-        where at least 40000 steps are to come, twice the number that earns the compilation back. Draws are the same;
+        where at least 40000 steps are to come, twice the number that earns the compilation back, but for networks of
+        images, whose convolutions gain nothing. Draws are the same;
         numbers differ in rounding. What cannot be traced is told, and runs as it is (:mod:`ppvae.steps`). Numbers of
         Python, such as an objective's ``beta``, are those of the first steps: where a callback changes one, take False.
         Several processes take "auto" or False, which is then False.
@@ -286,7 +287,7 @@ def fit(
                 saved.save()
         longest = epochs if patience is None else min(epochs, math.ceil(warmup) + patience + 1)
         say = narrate if progress or compile != "auto" else lambda message: None
-        mode = settle(compile, stepper, len(batches) * (longest - result.epochs), say)
+        mode = settle(compile, vae, stepper, len(batches) * (longest - result.epochs), say)
         if isinstance(batches, parallel.Share):
             step = parallel.make_step(vae, objective, stepper, batches, clip_norm)
         else:

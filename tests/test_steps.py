@@ -298,6 +298,13 @@ class TestAuto:
         assert compiled == [1]
         assert "will be compiled: 9 steps are to come, and it pays from about 4" in capsys.readouterr().err
 
+    def test_convolutions_are_not(self, monkeypatch):
+        monkeypatch.setattr(steps, "BREAK_EVEN", 1)
+        monkeypatch.setattr(steps, "compile_graph", lambda eager, batch: pytest.fail("compiled"))
+        encoder = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 4))
+        vae = GaussianVAE((1, 4, 4), 2, (8,), encoder=encoder)
+        ppvae.fit(vae, GREY, transform=DynamicBinarization(), epochs=2, seed=0, progress=False)
+
     @pytest.mark.parametrize("mode", ["cuda", True])
     def test_other_words_are_refused(self, mode):
         with pytest.raises(ValueError, match="compile: expected 'auto', 'graph', 'inductor' or False"):
@@ -365,7 +372,7 @@ def emulated(monkeypatch):
         made.append(steps.Graph(device_step, gradients, say, record))
         return made[-1]
 
-    def settle(mode, optimizer, *_):
+    def settle(mode, vae, optimizer, *_):
         steps._make_capturable(optimizer)
         return "graph"
 

@@ -87,6 +87,7 @@ class WrappedNormal(TorchDistribution):
         if num_wraps < 0:
             raise ValueError(f"expected num_wraps >= 0, got {num_wraps}")
         self.manifold, self.num_wraps = manifold, num_wraps
+        self._drawn: tuple[Tensor, Tensor] | None = None
         event_shape = loc.shape[-manifold.support.event_dim :]
         batch_shape = torch.broadcast_shapes(loc.shape[: -len(event_shape)], scale.shape[:-1])
         self.loc, self.scale = loc.expand(batch_shape + event_shape), scale.expand(*batch_shape, dim)
@@ -105,25 +106,40 @@ class WrappedNormal(TorchDistribution):
     def expand(self, batch_shape, _instance=None):
         new = self._get_checked_instance(WrappedNormal, _instance)
         batch_shape = Size(batch_shape)
-        new.manifold, new.num_wraps = self.manifold, self.num_wraps
+        new.manifold, new.num_wraps, new._drawn = self.manifold, self.num_wraps, None
         new.loc = self.loc.expand(batch_shape + self.event_shape)
         new.scale = self.scale.expand(batch_shape + self.scale.shape[-1:])
         super(WrappedNormal, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_drawn": None}  # a sample with its graph cannot be copied
+
     def rsample(self, sample_shape=Size()) -> Tensor:
         """Points exp(v) of shape ``sample_shape + batch_shape + event_shape``, with gradients to loc and scale."""
         shape = Size(sample_shape) + self.scale.shape
         v = self.scale * torch.randn(shape, dtype=self.scale.dtype, device=self.scale.device)
         loc = self.loc.expand(Size(sample_shape) + self.loc.shape)
-        return _exponential(self.manifold, loc, v)
+        z = _exponential(self.manifold, loc, v)
+        self._drawn = (z, v)
+        return z
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q in nats of points, shape ``(...)``; finite, with finite gradients, at every point."""
         if self._validate_args:
             self._validate_sample(value)
+        v = self._drawn_as(value) if isinstance(self.manifold, Hyperboloid) else None
+        if v is not None:  # in float32 the rounding of a point at distance 12 is 0.005: v would not be found again
+            return _log_density_of(v, self.scale)
         return _log_density(self.manifold, self.loc, self.scale, value, self.num_wraps)
+
+    def _drawn_as(self, value: Tensor) -> Tensor | None:
+        """The v of the last draw; None for other values, and where v lacks the graph that a fixed point would have."""
+        if self._drawn is None or value is not self._drawn[0]:
+            return None
+        wanted = torch.is_grad_enabled() and (self.loc.requires_grad or self.scale.requires_grad)
+        return self._drawn[1] if value.requires_grad or not wanted else None
 
 
 @center.register
@@ -243,8 +259,12 @@ def _(manifold: Hyperboloid, loc: Tensor, v: Tensor) -> Tensor:
 
 @_log_density.register
 def _(manifold: Hyperboloid, loc: Tensor, scale: Tensor, value: Tensor, num_wraps: int) -> Tensor:
-    v = to_frame(loc, value)
-    return _log_normal(v, scale).sum(-1) - (loc.shape[-1] - 2) * log_sinhc(v.square().sum(-1))
+    return _log_density_of(to_frame(loc, value), scale)
+
+
+def _log_density_of(v: Tensor, scale: Tensor) -> Tensor:
+    """log q at exp(v) in hyperbolic space."""
+    return _log_normal(v, scale).sum(-1) - (v.shape[-1] - 1) * log_sinhc(v.square().sum(-1))
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -91,9 +91,9 @@ def sinc(s: Tensor) -> Tensor:
     large; all derivatives with respect to s are finite.
     """
     near = s < 1
-    series = torch.ones_like(s)
+    series, few = torch.ones_like(s), torch.where(near, s, 0)
     for n in range(9, 0, -1):  # the first term left out is below 1 / 21! = 2e-20
-        series = 1 - torch.where(near, s, 0) * series / (2 * n * (2 * n + 1))
+        series = 1 - few * series / (2 * n * (2 * n + 1))
     t = torch.where(near, 1, s).sqrt()
     return torch.where(near, series, t.sin() / t)
 

@@ -12,7 +12,7 @@ from ppvae.distributions.center import center
 from ppvae.distributions.hyperspherical_uniform import HypersphericalUniform
 from ppvae.distributions.wrapped_normal import WrappedNormal
 from ppvae.manifolds import SO3, Circle, Hyperboloid, Sphere, Torus, circle
-from ppvae.manifolds.hyperboloid import boost, from_origin, to_origin
+from ppvae.manifolds.hyperboloid import boost, from_origin, hyperboloid, to_origin
 from ppvae.testing import check_distribution
 
 F64 = torch.float64
@@ -204,6 +204,39 @@ def test_a_prior_of_many_dimensions_reaches_as_far_as_it_should(dtype):
     r = to_origin(z).norm(dim=-1).double().numpy() / 3
     assert stats.kstest(r, stats.chi(50).cdf).pvalue > 0.001 and r.max() > 6
     assert law.log_prob(z).isfinite().all()
+
+
+@pytest.mark.parametrize("seen_by", ["training", "evaluation"])
+def test_the_density_of_a_draw_far_out_does_not_go_by_its_rounding(seen_by):
+    """At distance 12 in float32 the rounding of a point is longer than the scale."""
+    torch.manual_seed(0)
+    p = torch.full((500, 3), 7.0).requires_grad_(seen_by == "training")
+    law = WrappedNormal(Hyperboloid(), from_origin(p), torch.full((3,), 0.003))
+    z = law.rsample()
+    log_q = law.log_prob(z).double().detach()
+    assert hyperboloid.check(z).all()
+    # log q is -(chi squared of 3) / 2 and a constant, as v is so short that the space is flat there.
+    chi2 = -2 * (log_q + 3 * math.log(0.003) + 1.5 * math.log(2 * math.pi))
+    assert stats.kstest(chi2.numpy(), stats.chi2(3).cdf).pvalue > 0.001
+
+
+def test_the_score_of_a_draw_is_that_of_a_point():
+    """Of a draw without graph v is not used: a density at a fixed point moves with loc."""
+    p = torch.tensor([0.3, -0.5], dtype=F64, requires_grad=True)
+    scale = torch.tensor([0.7, 0.4], dtype=F64, requires_grad=True)
+    law = WrappedNormal(Hyperboloid(), from_origin(p), scale)
+    z = law.sample((3,))
+    ones = torch.ones(3, dtype=F64)
+    scores = [torch.autograd.grad(law.log_prob(x), (p, scale), ones, retain_graph=True) for x in (z, z.clone())]
+    for one, other in zip(*scores, strict=True):
+        assert one.abs().min() > 0
+        torch.testing.assert_close(one, other)
+    x = law.rsample((3,))
+    (known,) = torch.autograd.grad(law.log_prob(x), scale, ones, retain_graph=True)
+    by_loc, by_scale = torch.autograd.grad(law.log_prob(x.clone()), (p, scale), ones)
+    torch.testing.assert_close(known, by_scale)
+    # A draw moves with loc, and its density stays: what v knows without loc comes out.
+    torch.testing.assert_close(by_loc, torch.zeros_like(p), atol=1e-12, rtol=0)
 
 
 def test_samples_on_a_sphere_have_the_density():
