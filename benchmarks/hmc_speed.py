@@ -19,7 +19,9 @@ All times are of the CPU, one thread: the machine may be shared. Pythae 0.1.2 is
 import argparse
 import json
 import platform
+import shlex
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -170,7 +172,7 @@ def measure(args: argparse.Namespace) -> dict:
     machine = {"python": platform.python_version(), "torch": torch.__version__, "processor": platform.machine()}
     settings = {"dim": DIM, "chains": args.chains, "draws": args.draws, "nuts": args.nuts, "threads": 1}
     return {
-        "command": "python benchmarks/hmc_speed.py",
+        "command": shlex.join(["python", *sys.argv]),
         "machine": machine,
         "ppvae": ppvae.__version__,
         "settings": settings,

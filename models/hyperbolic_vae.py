@@ -82,7 +82,7 @@ class HyperbolicVAE(nn.Module):
         if decoder is None:
             width = [dim, *hidden][-1]
             rest = MLP((width,), outputs, hidden[::-1][1:])
-            decoder = nn.Sequential(HyperplaneDistances(dim, width), nn.ReLU(), rest)
+            decoder = nn.Sequential(HyperplaneDistances(dim, width, prior_scale), nn.ReLU(), rest)
         self.decoder = Batched(decoder, 1, outputs)
         self.register_buffer("origin", torch.eye(dim)[0], persistent=False)
 

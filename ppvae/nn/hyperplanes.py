@@ -1,12 +1,12 @@
 r"""The first layer of a decoder on hyperbolic space: signed distances to hyperplanes.
 
 .. math::
-    h_j(z) = |a_j| \, \operatorname{arsinh} \left( \cosh(b_j) \, n_j \cdot p - \sinh(b_j) \, z_1 \right), \qquad
-    n_j = a_j / |a_j|, \quad z = (z_1, p)
+    h_j(z) = \frac{|a_j|}{s} \operatorname{arsinh} \left( \cosh(s b_j) \, n_j \cdot p - \sinh(s b_j) \, z_1 \right),
+    \qquad n_j = a_j / |a_j|, \quad z = (z_1, p)
 
-is |a_j| times the distance of z from the totally geodesic hyperplane at distance b_j from the origin in the direction
-n_j, with its sign. In flat space it would be the affine function :math:`a_j \cdot (z - b_j n_j)`: the layer is what
-``nn.Linear`` is there [1]. It is the gyroplane layer of [2], written on the hyperboloid.
+is |a_j| times the distance of z, in units of s, from the totally geodesic hyperplane at distance s b_j from the origin
+in the direction n_j, with its sign. In flat space it would be the affine function :math:`a_j \cdot (z / s - b_j n_j)`:
+the layer is what ``nn.Linear`` is there [1]. It is the gyroplane layer of [2], written on the hyperboloid.
 
 References:
     [1] Hyperbolic Neural Networks (Ganea, Bécigneul & Hofmann, 2018), https://arxiv.org/abs/1805.09112
@@ -27,16 +27,18 @@ class HyperplaneDistances(nn.Module):
 
     :param dim: ambient dimension m of the points.
     :param out_features: number of hyperplanes.
+    :param unit: s, about the size of the distances that come, such as the scale of a prior.
     """
 
     @records_options
-    def __init__(self, dim: int, out_features: int):
+    def __init__(self, dim: int, out_features: int, unit: float = 1.0):
         super().__init__()
+        self.unit = unit
         bound = 1 / math.sqrt(dim - 1)  # as nn.Linear starts
         self.a = nn.Parameter(torch.empty(out_features, dim - 1).uniform_(-bound, bound))
         self.b = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
 
     def forward(self, z: Tensor) -> Tensor:
         length = self.a.norm(dim=-1)
-        along = z[..., 1:] @ (self.a / length.unsqueeze(-1)).mT
-        return length * (self.b.cosh() * along - self.b.sinh() * z[..., :1]).asinh()
+        along, b = z[..., 1:] @ (self.a / length.unsqueeze(-1)).mT, self.unit * self.b
+        return length / self.unit * (b.cosh() * along - b.sinh() * z[..., :1]).asinh()

@@ -31,11 +31,19 @@ def test_the_sign_tells_the_sides():
     torch.testing.assert_close(layer(z).squeeze(-1), torch.tensor([-1.0, 0.0, 2.0], dtype=F64))
 
 
-def test_near_the_origin_it_is_linear():
+def test_in_small_units_it_is_linear():
     torch.manual_seed(0)
-    layer = HyperplaneDistances(4, 6).double()
-    with torch.no_grad():
-        layer.b.mul_(1e-4)
-    v = 1e-4 * torch.randn(7, 3, dtype=F64)
+    layer = HyperplaneDistances(4, 6, unit=1e-4).double()
+    v = torch.randn(7, 3, dtype=F64)
     flat = v @ layer.a.mT - layer.b * layer.a.norm(dim=-1)
-    torch.testing.assert_close(layer(from_origin(v)), flat, atol=1e-11, rtol=0)
+    torch.testing.assert_close(layer(from_origin(1e-4 * v)), flat, atol=1e-6, rtol=0)
+
+
+def test_the_unit_is_that_of_distances():
+    torch.manual_seed(0)
+    one, other = HyperplaneDistances(4, 6).double(), HyperplaneDistances(4, 6, unit=2.0).double()
+    with torch.no_grad():
+        other.a.copy_(2 * one.a)
+        other.b.copy_(one.b / 2)
+    z = from_origin(torch.randn(7, 3, dtype=F64))
+    torch.testing.assert_close(one(z), other(z))

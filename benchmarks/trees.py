@@ -11,9 +11,9 @@ train on, 500 to keep the best epoch by, 500 to test. All models have a latent o
     tree distances      Pearson correlation of the distances of encoded nodes in the latent with the number of edges
                         between them, over all pairs
 
-    python benchmarks/tree.py             # measures, writes benchmarks/results/tree.json; started again it goes on
-    python benchmarks/tree.py --figure    # trains two models of seed 0 and draws their latents with the tree
-    python benchmarks/tree.py --table     # prints the table of the results
+    python benchmarks/trees.py             # measures, writes benchmarks/results/trees.json; started again it goes on
+    python benchmarks/trees.py --figure    # trains two models of seed 0 and draws their latents with the tree
+    python benchmarks/trees.py --table     # prints the table of the results
 
 Reference: Continuous Hierarchical Representations with Poincaré Variational Auto-Encoders (Mathieu et al., 2019)
 https://arxiv.org/abs/1901.06033
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--samples", type=int, default=1000, help="importance samples")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "tree.json")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "trees.json")
     parser.add_argument("--figure", action="store_true", help="draw the latents beside --out and measure nothing")
     parser.add_argument("--table", action="store_true", help="print the table of the results and train nothing")
     args = parser.parse_args()
