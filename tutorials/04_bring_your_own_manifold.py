@@ -55,15 +55,15 @@ def knot(n: int, seed: int) -> np.ndarray:
 
 # %%
 torch.manual_seed(0)
-f = WassersteinEmbedding(dim=1, ambient=3, hidden=(128, 128))
+f = WassersteinEmbedding(dim=1, ambient=3, hidden=(128, 128, 128))
 objective = InfoVAE_ELBO(partial(mmd, kernel=InverseMultiquadric(1 / 12)), alpha=1, lambda_=1000)
 ppvae.fit(
     f,
     knot(4096, 0),
     objective=objective,
-    epochs=1 if short else 150,
+    epochs=1 if short else 400,
     batch_size=256,
-    lr=3e-3,
+    lr=2e-3,
     seed=0,
     progress=not short,
 )
