@@ -122,15 +122,17 @@ class WrappedNormal(TorchDistribution):
         v = self.scale * torch.randn(shape, dtype=self.scale.dtype, device=self.scale.device)
         loc = self.loc.expand(Size(sample_shape) + self.loc.shape)
         z = _exponential(self.manifold, loc, v)
-        self._drawn = (z, v)
+        if isinstance(self.manifold, Hyperboloid):
+            # In float32 the rounding of a point at distance 12 is 0.005: its v would not be found again.
+            self._drawn = (z, v)
         return z
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q in nats of points, shape ``(...)``; finite, with finite gradients, at every point."""
         if self._validate_args:
             self._validate_sample(value)
-        v = self._drawn_as(value) if isinstance(self.manifold, Hyperboloid) else None
-        if v is not None:  # in float32 the rounding of a point at distance 12 is 0.005: v would not be found again
+        v = self._drawn_as(value)
+        if v is not None:
             return _log_density_of(v, self.scale)
         return _log_density(self.manifold, self.loc, self.scale, value, self.num_wraps)
 
