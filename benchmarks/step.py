@@ -271,12 +271,16 @@ def lightning(net: dict[str, Any], x: Tensor, samples: int = 1) -> tuple[Block, 
             marks[:] = [b - a for a, b in zip(marks, clocks(), strict=True)]
 
     module = Module()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
 
     def block() -> None:
         batches = list(x[torch.randperm(len(x))].split(net["batch"]))
         trainer = lightning.Trainer(
-            max_epochs=2, accelerator=DEVICE, enable_model_summary=False, barebones=False, **quiet
+            max_epochs=2,
+            accelerator=DEVICE,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
         )
         trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
 

@@ -27,6 +27,8 @@ import shlex
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +40,21 @@ from scipy.special import logsumexp
 from torch import Tensor, nn
 
 import ppvae
+from ppvae.arrays import VAE
 from ppvae.manifolds import Hyperboloid, Sphere
 from ppvae.nn import NormalLikelihood
 
 DIM, DEPTH = 50, 6
-MODELS = {
+
+
+def hyperbolic(s: float) -> HyperbolicVAE:
+    return HyperbolicVAE((DIM,), 3, (200,), prior_scale=s, likelihood=NormalLikelihood(1.0))
+
+
+MODELS: dict[str, Callable[[], VAE]] = {
     "plane": lambda: GaussianVAE((DIM,), 2, (200,), likelihood=NormalLikelihood(1.0)),
     "sphere": lambda: SphericalVAE((DIM,), 3, (200,), likelihood=NormalLikelihood(1.0)),
-    **{
-        f"hyperbolic plane, s = {s:g}": lambda s=s: HyperbolicVAE(
-            (DIM,), 3, (200,), prior_scale=s, likelihood=NormalLikelihood(1.0)
-        )
-        for s in (0.1, 0.5, 1.0, 2.0, 3.0)
-    },
+    **{f"hyperbolic plane, s = {s:g}": partial(hyperbolic, s) for s in (0.1, 0.5, 1.0, 2.0, 3.0)},
 }
 
 

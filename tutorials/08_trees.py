@@ -56,11 +56,11 @@ for s in (0.1, 1.0, 2.0):
 
 # %%
 rng = np.random.default_rng(0)
-nodes, depth = [np.zeros(50)], [0]
+grown, depth = [np.zeros(50)], [0]
 for i in range(63):
-    nodes += [nodes[i] + rng.standard_normal(50) for _ in range(2)]
+    grown += [grown[i] + rng.standard_normal(50) for _ in range(2)]
     depth += [depth[i] + 1] * 2
-nodes = np.array(nodes, np.float32)
+nodes = np.array(grown, np.float32)
 
 
 def draw(n: int) -> np.ndarray:
