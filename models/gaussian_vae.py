@@ -4,11 +4,16 @@ r"""Variational auto-encoder with a Gaussian latent [1, 2].
     p(x | z) = likelihood(f(z))                  Bernoulli on logits where nothing else is asked for
     q(z | x) = N(mu(x), diag sigma(x)^2)
 
+With ``head=InverseAutoregressiveHead(dim)`` the posterior is an inverse autoregressive flow [3], no product over the
+coordinates of z.
+
 References:
     [1] Auto-Encoding Variational Bayes (Kingma and Welling, 2014)
         https://arxiv.org/abs/1312.6114
     [2] Stochastic Backpropagation and Approximate Inference in Deep Generative Models (Rezende et al., 2014)
         https://arxiv.org/abs/1401.4082
+    [3] Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016)
+        https://arxiv.org/abs/1606.04934
 """
 
 from collections.abc import Sequence
@@ -24,6 +29,7 @@ from ppvae.nn import (
     BernoulliLikelihood,
     Likelihood,
     NormalHead,
+    PosteriorHead,
     channels,
     records_options,
     register,
@@ -36,10 +42,11 @@ class GaussianVAE(nn.Module):
     :param shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(d,)``.
     :param dim: dimension of the latent z.
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-    :param encoder: network from data of shape ``shape`` to ``2 * dim`` features; a perceptron where None.
+    :param encoder: network from data of shape ``shape`` to ``head.features`` features; a perceptron where None.
     :param decoder: network from z to the features of the likelihood; a perceptron where None.
     :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
         factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
+    :param head: posterior head q(z | features) with values in R^dim; diagonal Gaussian where None.
     """
 
     @records_options
@@ -51,12 +58,13 @@ class GaussianVAE(nn.Module):
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
         likelihood: Likelihood | None = None,
+        head: PosteriorHead | None = None,
     ):
         super().__init__()
         self.shape, self.dim = Size(shape), dim
         self.likelihood = likelihood or BernoulliLikelihood()
         self.given = self.likelihood.given
-        self.head = NormalHead(dim)
+        self.head = head or NormalHead(dim)
         inputs, outputs = (
             channels(shape, self.likelihood.in_features),
             channels(shape, self.likelihood.features),

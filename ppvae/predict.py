@@ -35,7 +35,7 @@ from ppvae.arrays import (
 from ppvae.distributions import center
 from ppvae.infer import ELBO, CenterMessenger
 from ppvae.infer.elbo import latents
-from ppvae.infer.iwae import log_weight_parts
+from ppvae.infer.iwae import LogWeights
 from ppvae.random import seeded
 from ppvae.steps import CompiledLikelihood, narrate
 
@@ -264,8 +264,7 @@ def _log_weights(vae: VAE, K: int, *batch: Tensor) -> Tensor:
     """log p(x, z_k) / q(z_k | x) for K draws, shape (batch, K)."""
     objective = ELBO(K)
     model_trace, guide_trace = objective.traces(vae.model, vae.guide, *batch)
-    log_p, log_ratio, _ = log_weight_parts(model_trace, guide_trace, objective.max_plate_nesting)
-    return (log_p - log_ratio).reshape(K, -1).mT
+    return LogWeights(model_trace, guide_trace, objective.max_plate_nesting, K).log_w().mT
 
 
 def _observation(model: Any, batch: tuple[Tensor, ...], sample: bool) -> Tensor:

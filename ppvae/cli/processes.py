@@ -3,6 +3,7 @@
 See :mod:`ppvae.parallel` for what each does.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -59,4 +60,7 @@ def joined(options: Namespace) -> Iterator[None]:
         with open(os.devnull, "w") as nowhere, nullcontext() if first() else redirect_stdout(nowhere):
             yield
     finally:
+        # DistributedDataParallel is part of a cycle and holds the group. Threads of the group that outlive the
+        # interpreter abort the process.
+        gc.collect()
         dist.destroy_process_group()

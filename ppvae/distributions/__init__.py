@@ -5,8 +5,10 @@ from ppvae.distributions.embedded_pushforward import EmbeddedPushforward
 from ppvae.distributions.frame_average import FrameAverage
 from ppvae.distributions.gaussian_mixture import GaussianMixture
 from ppvae.distributions.hyperspherical_uniform import HypersphericalUniform
+from ppvae.distributions.inverse_autoregressive import InverseAutoregressive
 from ppvae.distributions.isotropic_gaussian_so3 import IsotropicGaussianSO3
 from ppvae.distributions.matrix_fisher import MatrixFisher
+from ppvae.distributions.mixture import Mixture
 from ppvae.distributions.power_spherical import PowerSpherical
 from ppvae.distributions.so3_pushforward import SO3Normal, SO3Pushforward
 from ppvae.distributions.so3_uniform import SO3Uniform
@@ -20,8 +22,10 @@ __all__ = [
     "FrameAverage",
     "GaussianMixture",
     "HypersphericalUniform",
+    "InverseAutoregressive",
     "IsotropicGaussianSO3",
     "MatrixFisher",
+    "Mixture",
     "PowerSpherical",
     "SO3Normal",
     "SO3Pushforward",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         mmd,
         sliced_wasserstein,
     )
+    from ppvae.infer.dreg import DReG_ELBO
     from ppvae.infer.elbo import ELBO, TensorELBO
     from ppvae.infer.enumerated import EnumeratedELBO
     from ppvae.infer.equivariance import Continuity, Equivariance
@@ -26,11 +27,15 @@ if TYPE_CHECKING:
     from ppvae.infer.invariance import Invariance
     from ppvae.infer.iwae import IWAE_ELBO
     from ppvae.infer.labels import LabelTerm
+    from ppvae.infer.miwae import CIWAE_ELBO, MIWAE_ELBO, PIWAE_ELBO
     from ppvae.infer.regularized import Regularized
 
 __all__ = [
+    "CIWAE_ELBO",
     "ELBO",
     "IWAE_ELBO",
+    "MIWAE_ELBO",
+    "PIWAE_ELBO",
     "BatchedHMC",
     "BatchedMCMC",
     "Beta_ELBO",
@@ -38,6 +43,7 @@ __all__ = [
     "CenterMessenger",
     "Continuity",
     "Cycle",
+    "DReG_ELBO",
     "EnumeratedELBO",
     "Equivariance",
     "FreeBits_ELBO",
@@ -67,6 +73,7 @@ _FILES = {
         "mmd",
         "sliced_wasserstein",
     ),
+    "dreg": ("DReG_ELBO",),
     "elbo": ("ELBO", "TensorELBO"),
     "enumerated": ("EnumeratedELBO",),
     "equivariance": ("Continuity", "Equivariance"),
@@ -76,6 +83,7 @@ _FILES = {
     "invariance": ("Invariance",),
     "iwae": ("IWAE_ELBO",),
     "labels": ("LabelTerm",),
+    "miwae": ("CIWAE_ELBO", "MIWAE_ELBO", "PIWAE_ELBO"),
     "regularized": ("Regularized",),
 }
 

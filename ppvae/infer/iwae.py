@@ -35,22 +35,47 @@ class IWAE_ELBO(TensorELBO):
     """
 
     def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
-        log_likelihood, log_ratio, scale = log_weight_parts(model_trace, guide_trace, self.max_plate_nesting)
-        K = self.num_particles
-        log_w = (log_likelihood - self.kl_weight * log_ratio).reshape(K, -1)
-        bound = torch.logsumexp(log_w, 0) - math.log(K)
+        w = LogWeights(model_trace, guide_trace, self.max_plate_nesting, self.num_particles)
+        bound = torch.logsumexp(w.log_w(self.kl_weight), 0) - math.log(self.num_particles)
+        return {"loss": -(w.scale * bound).sum(), **w.shown()}
+
+
+class LogWeights:
+    r"""The parts of the log importance weights of two traces, unscaled, each of shape (particles, batch).
+
+    :raises ValueError: if a site is outside the data plate, sites have different scales, or the guide is deterministic.
+    """
+
+    log_likelihood: Tensor  #: log p(x | z)
+    log_prior: Tensor  #: log p(z)
+    log_q: Tensor  #: log q(z | x)
+    scale: Tensor | float  #: of the data plate
+
+    def __init__(self, model_trace: Trace, guide_trace: Trace, max_plate_nesting: int, num_particles: int):
+        *parts, self.scale = _parts(model_trace, guide_trace, max_plate_nesting)
+        shape = torch.broadcast_shapes(*(part.shape for part in parts))
+        self.log_likelihood, self.log_prior, self.log_q = (p.expand(shape).reshape(num_particles, -1) for p in parts)
+
+    def log_p(self, kl_weight: Tensor | float = 1.0) -> Tensor:
+        """log p(x | z) + kl_weight log p(z)."""
+        return self.log_likelihood + kl_weight * self.log_prior
+
+    def log_w(self, kl_weight: Tensor | float = 1.0) -> Tensor:
+        """log p(x | z) + kl_weight (log p(z) - log q(z | x))."""
+        return self.log_likelihood + kl_weight * (self.log_prior - self.log_q)
+
+    def shown(self) -> dict[str, Tensor]:
+        """Reconstruction and KL for the history, summed over the data and averaged over the particles."""
+        K = self.log_q.shape[0]
         return {
-            "loss": -(scale * bound).sum(),
-            "reconstruction": (scale * log_likelihood).sum() / K,
-            "kl": (scale * log_ratio).sum() / K,
+            "reconstruction": (self.scale * self.log_likelihood).sum() / K,
+            "kl": (self.scale * (self.log_q - self.log_prior)).sum() / K,
         }
 
 
-def log_weight_parts(
+def _parts(
     model_trace: Trace, guide_trace: Trace, max_plate_nesting: int
-) -> tuple[Tensor, Tensor, Tensor | float]:
-    """log p(x | z) and log q(z | x) - log p(z), unscaled and of shape (particles, batch) or (batch,), and the data
-    plate's scale."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor | float]:
     scales: list[Tensor | float] = []
 
     for site in latents(guide_trace):
@@ -88,4 +113,4 @@ def log_weight_parts(
     log_likelihood = sum((per_datum(model_trace, site) for site in observations(model_trace)), zero)
     log_q = sum((per_datum(guide_trace, s) for s in [*latents(guide_trace), *observations(guide_trace)]), zero)
     log_p = sum((per_datum(model_trace, site) for site in latents(model_trace)), zero)
-    return log_likelihood, log_q - log_p, scales[0]
+    return log_likelihood, log_p, log_q, scales[0]

@@ -8,6 +8,7 @@ from ppvae.manifolds.embeddings import (  # listed here, where saved options of 
     SwissRollEmbedding,
     TorusEmbedding,
 )
+from ppvae.nn.autoregressive import InverseAutoregressiveHead
 from ppvae.nn.clusters import Clusters, EnumeratedClusters, GaussianMixtureHead, LabelledClusters
 from ppvae.nn.frames import FrameLikelihood
 from ppvae.nn.group_actions import GroupAction, RotatePlanes, RotateSpace, invariance
@@ -59,6 +60,7 @@ __all__ = [
     "GroupAction",
     "HyperbolicNormalHead",
     "HyperplaneDistances",
+    "InverseAutoregressiveHead",
     "LabelledClusters",
     "Likelihood",
     "MoebiusEmbedding",

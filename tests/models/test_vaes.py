@@ -13,6 +13,7 @@ from ppvae.models import (
     InfoVAE,
     ManifoldVAE,
     SphericalVAE,
+    VampVAE,
     WassersteinEmbedding,
     WassersteinVAE,
 )
@@ -31,6 +32,7 @@ from ppvae.nn import (
     Clusters,
     EnumeratedClusters,
     FlatTorusEmbedding,
+    InverseAutoregressiveHead,
     LabelledClusters,
     MoebiusEmbedding,
     NormalHead,
@@ -43,6 +45,7 @@ from ppvae.nn import (
     RotatePlanes,
     SO3NormalHead,
     UnrolledCircleHead,
+    VonMisesFisherHead,
 )
 from ppvae.testing import check_vae
 
@@ -77,6 +80,17 @@ VAES = {
     "gaussian, convolutions": (
         lambda: GaussianVAE((1, 8, 8), 2, encoder=convolutions(4), decoder=deconvolutions(2)),
         BINARY,
+    ),
+    "gaussian, autoregressive posterior": (
+        lambda: GaussianVAE(
+            (5,), 3, (16,), likelihood=NormalLikelihood(0.5), head=InverseAutoregressiveHead(3, 2, 8, 4)
+        ),
+        REAL,
+    ),
+    "vamp": (lambda: VampVAE((1, 8, 8), 2, 4, (16,)), BINARY),
+    "vamp, sphere": (
+        lambda: VampVAE((5,), 3, 4, (16,), likelihood=NormalLikelihood(0.5), head=VonMisesFisherHead(3)),
+        REAL,
     ),
     "circle": (lambda: SphericalVAE((1, 8, 8), 2, (16,)), BINARY),
     "sphere": (lambda: SphericalVAE((1, 8, 8), 3, (16,)), BINARY),

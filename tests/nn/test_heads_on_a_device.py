@@ -12,6 +12,7 @@ POSTERIORS = {
     "VonMisesFisherHead": nn.VonMisesFisherHead(4),
     "PowerSphericalHead": nn.PowerSphericalHead(4),
     "HyperbolicNormalHead": nn.HyperbolicNormalHead(4),
+    "InverseAutoregressiveHead": nn.InverseAutoregressiveHead(3),
     "DeltaHead": nn.DeltaHead(3),
     "SphericalDeltaHead": nn.SphericalDeltaHead(3),
     "UnimodalBetaHead": nn.UnimodalBetaHead(2),
@@ -37,7 +38,7 @@ def test_posterior_head(name):
     h = torch.randn(2, head.features, generator=torch.Generator().manual_seed(0))
     # The trace of a rotation has thousands of nodes: one head shows it, and the battery of the laws traces the rest.
     skip = SKIP | ({"traceable": "takes long"} if "SO3" in name and "S2S2" not in name else {})
-    report = check_distribution(lambda h: head(h), {"h": h}, skip=skip)
+    report = check_distribution(lambda h: head.to(h)(h), {"h": h}, skip=skip)
     assert report["on a device"] == 0, report
 
 

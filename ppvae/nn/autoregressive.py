@@ -1,0 +1,77 @@
+"""A masked network [1] and the posterior head of an inverse autoregressive flow [2].
+
+References:
+    [1] MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015), https://arxiv.org/abs/1502.03509
+    [2] Improved Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016)
+        https://arxiv.org/abs/1606.04934
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+from ppvae.distributions.inverse_autoregressive import InverseAutoregressive
+from ppvae.nn.heads import _split
+from ppvae.nn.registration import records_options
+
+
+class MaskedMLP(nn.Module):
+    """m(z, c) and s(z, c) with one hidden layer, coordinate i of each a function of c and the coordinates before i.
+
+    :param dim: dimension of z.
+    :param context: number of features c.
+    :param hidden: width of the hidden layer.
+    :param reverse: whether the coordinates come in the order dim - 1, ..., 0.
+    """
+
+    mask_in: Tensor
+    mask_out: Tensor
+
+    def __init__(self, dim: int, context: int, hidden: int, reverse: bool):
+        super().__init__()
+        self.order = list(range(dim))[:: -1 if reverse else 1]
+        place = torch.arange(dim).flip(0) if reverse else torch.arange(dim)
+        unit = torch.arange(hidden) % max(1, dim - 1)  # a unit sees the coordinates up to its own
+        self.register_buffer("mask_in", (unit[:, None] >= place).float(), persistent=False)
+        self.register_buffer("mask_out", (place[:, None] > unit).float().repeat(2, 1), persistent=False)
+        self.inward, self.outward = nn.Linear(dim, hidden), nn.Linear(hidden, 2 * dim)
+        self.from_context, self.past = nn.Linear(context, hidden, bias=False), nn.Linear(context, 2 * dim, bias=False)
+        with torch.no_grad():
+            self.outward.weight.mul_(0.1)
+            self.past.weight.mul_(0.1)
+            self.outward.bias.zero_()
+
+    def forward(self, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        h = silu(linear(z, self.inward.weight * self.mask_in, self.inward.bias) + self.from_context(c))
+        m, s = (linear(h, self.outward.weight * self.mask_out, self.outward.bias) + self.past(c)).chunk(2, -1)
+        return m, s + 2  # a gate that starts nearly open, as in [2]
+
+
+class InverseAutoregressiveHead(nn.Module):
+    """q(z | h) = an inverse autoregressive flow on R^dim, its layers reading features too.
+
+    A posterior that is no product of normal laws, at the price of a KL by sampling.
+
+    :param dim: dimension of z.
+    :param layers: number of layers L, in turns from the first coordinate to the last and back; 0 is ``NormalHead``.
+    :param hidden: width of the hidden layer of each.
+    :param context: features that the layers read, beside the 2 dim of the normal law.
+    :raises ValueError: if there are fewer than 0 layers, or one has no hidden unit or context.
+    """
+
+    @records_options
+    def __init__(self, dim: int, layers: int = 4, hidden: int = 128, context: int = 32):
+        super().__init__()
+        if layers < 0 or hidden < 1 or context < 1:
+            raise ValueError(
+                f"expected layers >= 0, hidden >= 1 and context >= 1, got {layers}, {hidden} and {context}"
+            )
+        self.dim, self.context, self.features = dim, context, 2 * dim + context
+        self.layers = nn.ModuleList(MaskedMLP(dim, context, hidden, reverse=bool(k % 2)) for k in range(layers))
+
+    def forward(self, h: Tensor) -> InverseAutoregressive:
+        loc, log_scale, c = _split(self, h, (self.dim, self.dim, self.context))
+        layers: list[Any] = [*self.layers]
+        return InverseAutoregressive(loc, log_scale.exp(), c, layers)
