@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from ppvae.models import GaussianVAE, VampVAE
+from ppvae.models import GaussianVAE, HamiltonianVAE, VampVAE
 
 import ppvae
 from ppvae.arrays import VAE
@@ -61,6 +61,7 @@ MODELS: dict[str, tuple[Callable[[NDArray], VAE], Callable[[], TensorELBO]]] = {
     "normal, PIWAE": (lambda x: normal(), lambda: PIWAE_ELBO(8, 2)),
     "normal, DReG": (lambda x: normal(), lambda: DReG_ELBO(8)),
     "autoregressive posterior, ELBO": (lambda x: autoregressive(), ELBO),
+    "Hamiltonian posterior, ELBO": (lambda x: HamiltonianVAE(SHAPE, DIM, HIDDEN), ELBO),
     "VampPrior, ELBO": (lambda x: vamp(x), ELBO),
     "VampPrior, DReG": (lambda x: vamp(x), lambda: DReG_ELBO(8)),
 }

@@ -23,6 +23,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "gaussian-vae": ("gaussian_vae", "GaussianVAE"),
     "spherical-vae": ("spherical_vae", "SphericalVAE"),
     "hyperbolic-vae": ("hyperbolic_vae", "HyperbolicVAE"),
+    "hamiltonian-vae": ("hamiltonian_vae", "HamiltonianVAE"),
     "vamp-vae": ("vamp_vae", "VampVAE"),
     "so3-vae": ("so3_vae", "SO3VAE"),
     "info-vae": ("info_vae", "InfoVAE"),

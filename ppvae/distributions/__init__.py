@@ -4,6 +4,7 @@ from ppvae.distributions.center import center
 from ppvae.distributions.embedded_pushforward import EmbeddedPushforward
 from ppvae.distributions.frame_average import FrameAverage
 from ppvae.distributions.gaussian_mixture import GaussianMixture
+from ppvae.distributions.hamiltonian import HamiltonianFlow
 from ppvae.distributions.hyperspherical_uniform import HypersphericalUniform
 from ppvae.distributions.inverse_autoregressive import InverseAutoregressive
 from ppvae.distributions.isotropic_gaussian_so3 import IsotropicGaussianSO3
@@ -21,6 +22,7 @@ __all__ = [
     "EmbeddedPushforward",
     "FrameAverage",
     "GaussianMixture",
+    "HamiltonianFlow",
     "HypersphericalUniform",
     "InverseAutoregressive",
     "IsotropicGaussianSO3",

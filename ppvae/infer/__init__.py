@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from ppvae.infer.iwae import IWAE_ELBO
     from ppvae.infer.labels import LabelTerm
     from ppvae.infer.miwae import CIWAE_ELBO, MIWAE_ELBO, PIWAE_ELBO
+    from ppvae.infer.rae import CodeNorm, DecoderGradient
     from ppvae.infer.regularized import Regularized
+    from ppvae.infer.total_correlation import TotalCorrelation_ELBO
 
 __all__ = [
     "CIWAE_ELBO",
@@ -41,9 +43,11 @@ __all__ = [
     "Beta_ELBO",
     "Capacity_ELBO",
     "CenterMessenger",
+    "CodeNorm",
     "Continuity",
     "Cycle",
     "DReG_ELBO",
+    "DecoderGradient",
     "EnumeratedELBO",
     "Equivariance",
     "FreeBits_ELBO",
@@ -57,6 +61,7 @@ __all__ = [
     "Regularized",
     "SquaredExponential",
     "TensorELBO",
+    "TotalCorrelation_ELBO",
     "energy_distance",
     "mmd",
     "sliced_wasserstein",
@@ -84,7 +89,9 @@ _FILES = {
     "iwae": ("IWAE_ELBO",),
     "labels": ("LabelTerm",),
     "miwae": ("CIWAE_ELBO", "MIWAE_ELBO", "PIWAE_ELBO"),
+    "rae": ("CodeNorm", "DecoderGradient"),
     "regularized": ("Regularized",),
+    "total_correlation": ("TotalCorrelation_ELBO",),
 }
 
 

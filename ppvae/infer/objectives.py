@@ -15,6 +15,11 @@ OBJECTIVES: dict[str, tuple[str, str, str]] = {
     "beta": ("beta", "Beta_ELBO", "ELBO with beta times the KL: simpler codes, worse reconstruction"),
     "capacity": ("beta", "Capacity_ELBO", "holds the KL at a capacity, which warm-up raises from 0"),
     "free-bits": ("beta", "FreeBits_ELBO", "ELBO with the first nats of each latent's KL free, against collapse"),
+    "total-correlation": (
+        "total_correlation",
+        "TotalCorrelation_ELBO",
+        "weights for mutual information, total correlation and the rest of the KL: independent coordinates",
+    ),
     "info": (
         "info_vae",
         "InfoVAE_ELBO",

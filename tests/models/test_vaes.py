@@ -9,6 +9,7 @@ from ppvae.models import (
     SO3VAE,
     GaussianMixtureVAE,
     GaussianVAE,
+    HamiltonianVAE,
     HyperbolicVAE,
     InfoVAE,
     ManifoldVAE,
@@ -87,6 +88,8 @@ VAES = {
         ),
         REAL,
     ),
+    "hamiltonian": (lambda: HamiltonianVAE((1, 8, 8), 2, (16,)), BINARY),
+    "hamiltonian, tabular": (lambda: HamiltonianVAE((5,), 2, (16,), 2, likelihood=NormalLikelihood(0.5)), REAL),
     "vamp": (lambda: VampVAE((1, 8, 8), 2, 4, (16,)), BINARY),
     "vamp, sphere": (
         lambda: VampVAE((5,), 3, 4, (16,), likelihood=NormalLikelihood(0.5), head=VonMisesFisherHead(3)),

@@ -1,0 +1,132 @@
+r"""A normal law moved towards a target by Hamiltonian dynamics, with momentum that is drawn and left behind [1].
+
+    z_0 ~ N(loc, scale^2),   rho_0 = gamma / sqrt(beta_0),   gamma ~ N(0, I)
+    K times, with U = -log p(x, z) and step sizes eps:
+        rho <- rho - (eps / 2) grad U(z)
+        z   <- z + eps rho
+        rho <- rho - (eps / 2) grad U(z)
+        rho <- sqrt(beta_{k-1} / beta_k) rho,   1 / sqrt(beta_k) = (1 - 1 / sqrt(beta_0)) k^2 / K^2 + 1 / sqrt(beta_0)
+
+Leapfrog steps keep the volume of (z, rho), and the cooling of the momentum divides it by beta_0^{-d/2} in all, by
+which the density of rho_0 exceeds that of gamma. So with N for the standard normal density
+
+    p(x) = E w,   w = p(x, z_K) N(rho_K) / (N(z_0; loc, scale^2) N(gamma))
+
+References:
+    [1] Hamiltonian Variational Auto-Encoder (Caterini, Doucet and Sejdinovic, 2018), https://arxiv.org/abs/1805.11328
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor
+from torch.distributions import constraints
+
+from ppvae.distributions.center import center
+
+
+class HamiltonianFlow(TorchDistribution):
+    r"""The law of z_K on R^dim, and the weight of a draw in place of its density.
+
+    The density of z_K is an integral over the momentum and not known. ``log_prob`` of the last draw, the only value
+    that it takes, is
+
+    .. math::
+        \log \hat q = \log N(z_0; \mathrm{loc}, \mathrm{scale}^2) + \log N(\gamma) - \log N(\rho_K),
+
+    which makes :math:`p(x, z_K) / \hat q` an importance weight of p(x) without bias, so that the ELBO, the IWAE and
+    estimates of log p(x) are what they always are.
+
+    :param loc: mean of z_0, shape (..., dim).
+    :param scale: standard deviations of z_0, shape (..., dim).
+    :param log_joint: log p(x, z) of shape (...) in nats from z of shape (..., dim), batch dimensions added on the left
+        included.
+    :param step_size: eps, shape (dim,), in units of z.
+    :param beta_0: inverse temperature of the first momentum, in (0, 1].
+    :param steps: number K of steps, at least 1.
+
+    Source: Caterini, Doucet and Sejdinovic (2018), section 3, https://arxiv.org/abs/1805.11328
+    """
+
+    arg_constraints = {
+        "loc": constraints.real_vector,
+        "scale": constraints.independent(constraints.positive, 1),
+        "step_size": constraints.independent(constraints.positive, 1),
+    }
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        log_joint: Callable[[Tensor], Tensor],
+        step_size: Tensor,
+        beta_0: Tensor,
+        steps: int,
+        validate_args: bool | None = None,
+    ):
+        self.log_joint, self.step_size, self.beta_0, self.steps = log_joint, step_size, beta_0, steps
+        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
+        self._drawn: tuple[Tensor, Tensor] | None = None
+        super().__init__(self.loc.shape[:-1], self.loc.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        new = self._get_checked_instance(HamiltonianFlow, _instance)
+        new.log_joint, new.step_size, new.beta_0, new.steps = self.log_joint, self.step_size, self.beta_0, self.steps
+        batch_shape = Size(batch_shape)
+        new.loc, new.scale = (t.expand(batch_shape + self.event_shape) for t in (self.loc, self.scale))
+        new._drawn = None
+        super(HamiltonianFlow, new).__init__(batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def rsample(self, sample_shape=Size()) -> Tensor:
+        """Draws of shape ``sample_shape + batch_shape + (dim,)``, with gradients to all parameters of the dynamics."""
+        shape = Size(sample_shape) + self.loc.shape
+        eps, gamma = (torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device) for _ in range(2))
+        z, rho = self.move(self.loc + self.scale * eps, gamma / self.beta_0.sqrt())
+        # The constants of the two momenta cancel.
+        log_z_0 = -(eps.square() / 2 + self.scale.log() + math.log(2 * math.pi) / 2).sum(-1)
+        self._drawn = (z, log_z_0 + (rho.square() - gamma.square()).sum(-1) / 2)
+        return z
+
+    def move(self, z: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
+        """z_K and rho_K from z_0 and rho_0."""
+        start = 1 / self.beta_0.sqrt()
+        heat = start
+        push = self._force(z)
+        for k in range(1, self.steps + 1):
+            rho = rho + self.step_size / 2 * push
+            z = z + self.step_size * rho
+            push = self._force(z)
+            rho = rho + self.step_size / 2 * push
+            cooler = (1 - start) * (k / self.steps) ** 2 + start
+            rho, heat = cooler / heat * rho, cooler
+        return z, rho
+
+    def _force(self, z: Tensor) -> Tensor:
+        """grad log p(x, z), which is needed in training and without."""
+        learning = torch.is_grad_enabled()
+        with torch.enable_grad():
+            z = z if z.requires_grad else z.detach().requires_grad_()
+            return torch.autograd.grad(self.log_joint(z).sum(), z, create_graph=learning)[0]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log q-hat of the last draw in nats, shape ``(...)``.
+
+        :raises ValueError: for any other value.
+        """
+        if self._drawn is None or value is not self._drawn[0]:
+            raise ValueError(
+                "HamiltonianFlow: the density of a point is not known, only the weight of the law's last draw; train "
+                "with ELBO or IWAE_ELBO, which ask for no other"
+            )
+        return self._drawn[1]
+
+
+@center.register
+def _(law: HamiltonianFlow) -> Tensor:
+    return law.move(law.loc, torch.zeros_like(law.loc))[0]

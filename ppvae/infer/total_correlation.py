@@ -1,0 +1,160 @@
+r"""The KL of the ELBO in three parts, each with a weight [1]: beta-TCVAE, and FactorVAE without its discriminator [2].
+
+    q(z) = (1/N) sum_n q(z | x_n),   z = (z_1, ..., z_d)
+    (1/N) sum_n KL(q(z | x_n) || p(z)) = I(x; z)                        what z knows of the data
+                                       + KL(q(z) || prod_j q(z_j))      the total correlation
+                                       + sum_j KL(q(z_j) || p(z_j))     each coordinate against its prior
+
+Of N data a step sees M. For z drawn from x_i, one of them,
+
+    q(z) ~ (1/N) q(z | x_i) + (N - 1) / (N (M - 1)) sum_{j != i} q(z | x_j)
+
+is unbiased, and exact for M = N. Its logarithm is not: it is too small, so that the mutual information comes out too
+large. The minibatch-weighted estimate (1/NM) sum_j q(z | x_j) of [1] has a bias of its own, log N for M = N.
+
+References:
+    [1] Isolating Sources of Disentanglement in Variational Autoencoders (Chen et al., 2018)
+        https://arxiv.org/abs/1802.04942
+    [2] Disentangling by Factorising (Kim and Mnih, 2018), https://arxiv.org/abs/1802.05983
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from pyro.distributions import Delta
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from ppvae.infer.elbo import Site, TensorELBO, latents, reconstruction_terms
+
+
+class TotalCorrelation_ELBO(TensorELBO):
+    r"""Objective of the beta-TCVAE, for latents of any kind that are independent of each other given x.
+
+    .. math::
+        L = \sum_i E \log p(x_i \mid z_i)
+            - w \, N \Bigl( \alpha \, I(x; z) + \beta \, KL \bigl( q(z) \,\|\, \textstyle\prod_j q(z_j) \bigr)
+            + \gamma \sum_j KL(q(z_j) \| p(z_j)) \Bigr), \qquad w = \texttt{kl\_weight}
+
+    j is a coordinate where guide and prior are products of laws of one coordinate each (``Normal(...).to_event(1)``).
+    Any other latent, a point of a sphere for one, is a single z_j, and several latents are several. At alpha = beta =
+    gamma = 1 it is the ELBO with its KL from samples, whatever the estimate of q(z).
+
+    :param beta: weight of the total correlation, at least 0.
+    :param alpha: weight of the mutual information, at least 0.
+    :param gamma: weight of the KL of the coordinates, at least 0.
+    :param num_data: N, the number of training data. Where None the batch is taken for all of them, and q(z) for the
+        mean over the batch, of which the mutual information is at most log M.
+    :param num_particles: samples of the guide for each datum, each a sample of q(z) by itself.
+    :raises ValueError: for a negative weight; in training, if there is but one z_j, the batch has one datum or more
+        than N, or a latent is discrete, deterministic, masked, the guide's alone or not in the data plate alone.
+
+    The terms ``mutual_information``, ``total_correlation`` and ``coordinate_kl`` of the history are nats per datum, and
+    their sum is ``kl``.
+
+    Source: Chen et al. (2018), https://arxiv.org/abs/1802.04942
+    """
+
+    def __init__(
+        self,
+        beta: float = 6.0,
+        alpha: float = 1.0,
+        gamma: float = 1.0,
+        num_data: int | None = None,
+        num_particles: int = 1,
+        max_plate_nesting: int = 1,
+    ):
+        super().__init__(num_particles, max_plate_nesting)
+        for name, value in (("beta", beta), ("alpha", alpha), ("gamma", gamma)):
+            if not value >= 0:
+                raise ValueError(f"{name}: expected at least 0, got {value}")
+        if num_data is not None and num_data < 2:
+            raise ValueError(f"num_data: expected at least 2, got {num_data}")
+        self.beta, self.alpha, self.gamma, self.num_data = beta, alpha, gamma, num_data
+
+    def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
+        pairs: list[Tensor] = []
+        priors: list[Tensor] = []
+        scale: Tensor | float = 1.0
+        for q in latents(guide_trace):
+            self._check(model_trace, q)
+            p: Site = model_trace.nodes[q["name"]]
+            scale = q["scale"]
+            M = q["value"].shape[-1 - len(q["fn"].event_shape)]
+            z = q["value"].reshape(self.num_particles, M, *q["fn"].event_shape)
+            product = _is_product(q["fn"]) and _is_product(p["fn"])
+            pairs += _densities(q["fn"], z.transpose(0, 1).unsqueeze(2), product)  # [i, k, j]: log q(z_ki | x_j)
+            priors += _densities(p["fn"], q["value"], product)
+        if len(pairs) < 2:
+            raise ValueError(
+                "TotalCorrelation_ELBO: expected several coordinates or latents, got one: a single one has no total "
+                "correlation; use ELBO, or Beta_ELBO for another weight"
+            )
+        log_share = self._log_share(M, pairs[0])
+        log_q_each = [(pair + log_share).logsumexp(-1).mT for pair in pairs]  # [k, i]
+        joint = torch.stack(pairs).sum(0)
+        log_q = (joint + log_share).logsumexp(-1).mT
+        log_q_given_x = joint.diagonal(dim1=0, dim2=2)
+        log_p = torch.stack([term.reshape(self.num_particles, M) for term in priors]).sum(0)
+        log_product = torch.stack(log_q_each).sum(0)
+        parts = {
+            "mutual_information": log_q_given_x - log_q,
+            "total_correlation": log_q - log_product,
+            "coordinate_kl": log_product - log_p,
+        }
+        parts = {name: (scale * part).sum() / self.num_particles for name, part in parts.items()}
+        weights = (self.alpha, self.beta, self.gamma)
+        latent = torch.stack([weight * part for weight, part in zip(weights, parts.values(), strict=True)]).sum()
+        reconstruction = self.mean(reconstruction_terms(model_trace))
+        return {
+            "loss": self.kl_weight * latent - reconstruction,
+            "reconstruction": reconstruction,
+            "kl": torch.stack([*parts.values()]).sum(),
+            **parts,
+        }
+
+    def _log_share(self, M: int, like: Tensor) -> Tensor:
+        """log of the weight that q(z_i | x_j) has in q(z_i), shape (M, 1, M)."""
+        N = M if self.num_data is None else self.num_data
+        if not 2 <= M <= N:
+            raise ValueError(
+                f"TotalCorrelation_ELBO: expected batches of 2 to num_data = {N} data, got one of {M}; choose a "
+                "batch_size that leaves no single datum over, and for num_data the number of training data"
+            )
+        own = torch.eye(M, dtype=torch.bool, device=like.device)[:, None]
+        log_other = math.log(N - 1) - math.log(N) - math.log(M - 1)
+        return torch.where(own, like.new_full((), -math.log(N)), like.new_full((), log_other))
+
+    def _check(self, model_trace: Trace, q: Site) -> None:
+        plates = [f for f in q["cond_indep_stack"] if f.vectorized and f.name != "num_particles_vectorized"]
+        law = q["fn"]
+        while hasattr(law, "base_dist"):
+            law = law.base_dist
+        why = None
+        if q["name"] not in model_trace:
+            why = "the guide alone has it, so q(z) is not known"
+        elif isinstance(law, Delta):
+            why = "a deterministic encoder has no density"
+        elif law.support is not None and law.support.is_discrete:
+            why = f"its law {type(law).__name__} is discrete, and a sample of it has no gradient"
+        elif [frame.dim for frame in plates] != [-1]:
+            why = f"expected it in the data plate (dim -1) alone, got the plates {[f.name for f in plates]}"
+        elif q["mask"] is not None or model_trace.nodes[q["name"]]["mask"] is not None:
+            why = "it is masked, and the aggregate posterior of a part of the batch is not known"
+        if why:
+            raise ValueError(f"site {q['name']!r}: no total correlation: {why}")
+
+
+def _is_product(law: Distribution) -> bool:
+    """Whether the law is a product of laws of one coordinate each."""
+    return isinstance(law, Independent) and len(law.event_shape) == 1 and not law.base_dist.event_shape
+
+
+def _densities(law: Distribution, z: Tensor, product: bool) -> Iterator[Tensor]:
+    """log densities at z, of each coordinate or of all at once."""
+    if product:
+        yield from law.base_dist.log_prob(z).unbind(-1)  # type: ignore[attr-defined]
+    else:
+        yield law.log_prob(z)
