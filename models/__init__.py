@@ -25,6 +25,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "hyperbolic-vae": ("hyperbolic_vae", "HyperbolicVAE"),
     "hamiltonian-vae": ("hamiltonian_vae", "HamiltonianVAE"),
     "vamp-vae": ("vamp_vae", "VampVAE"),
+    "conditional-vae": ("conditional_vae", "ConditionalVAE"),
     "so3-vae": ("so3_vae", "SO3VAE"),
     "info-vae": ("info_vae", "InfoVAE"),
     "wasserstein-vae": ("wasserstein_vae", "WassersteinVAE"),

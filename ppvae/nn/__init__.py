@@ -10,6 +10,7 @@ from ppvae.manifolds.embeddings import (  # listed here, where saved options of 
 )
 from ppvae.nn.autoregressive import InverseAutoregressiveHead
 from ppvae.nn.clusters import Clusters, EnumeratedClusters, GaussianMixtureHead, LabelledClusters
+from ppvae.nn.conditions import Condition, Covariates, OneHot
 from ppvae.nn.frames import FrameLikelihood
 from ppvae.nn.group_actions import GroupAction, RotatePlanes, RotateSpace, invariance
 from ppvae.nn.heads import (
@@ -51,7 +52,9 @@ __all__ = [
     "CategoricalLikelihood",
     "CircleEmbedding",
     "Clusters",
+    "Condition",
     "ContinuousBernoulliLikelihood",
+    "Covariates",
     "DeltaHead",
     "EnumeratedClusters",
     "FlatTorusEmbedding",
@@ -67,6 +70,7 @@ __all__ = [
     "NegativeBinomialLikelihood",
     "NormalHead",
     "NormalLikelihood",
+    "OneHot",
     "PoissonLikelihood",
     "Polar",
     "PolarCanonicalizer",

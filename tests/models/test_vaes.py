@@ -7,6 +7,7 @@ import torch
 from ppvae.models import (
     MCEVAE,
     SO3VAE,
+    ConditionalVAE,
     GaussianMixtureVAE,
     GaussianVAE,
     HamiltonianVAE,
@@ -31,6 +32,7 @@ from ppvae.nn import (
     AxisAngle,
     BernoulliLikelihood,
     Clusters,
+    Covariates,
     EnumeratedClusters,
     FlatTorusEmbedding,
     InverseAutoregressiveHead,
@@ -38,6 +40,7 @@ from ppvae.nn import (
     MoebiusEmbedding,
     NormalHead,
     NormalLikelihood,
+    OneHot,
     Polar,
     PolarCanonicalizer,
     Pose,
@@ -160,6 +163,36 @@ def test_contract(name):
     assert len(checks) == 10
 
 
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolutions, self.last = convolutions(8), nn.Linear(8 + 4, 4)
+
+    def forward(self, x, c):
+        return self.last(torch.cat([self.convolutions(x), c], -1))
+
+
+CONDITIONAL = {
+    "labels": (lambda: ConditionalVAE((1, 8, 8), OneHot(4), 2, (16,)), BINARY, torch.arange(16) % 4),
+    "labels, convolutions": (
+        lambda: ConditionalVAE((1, 8, 8), OneHot(4), 2, encoder=TwoInputs(), decoder=deconvolutions(6)),
+        BINARY,
+        torch.arange(16) % 4,
+    ),
+    "covariates": (
+        lambda: ConditionalVAE((5,), Covariates(2), 2, (16,), likelihood=NormalLikelihood(0.5)),
+        REAL,
+        REAL[:, :2].flip(0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_contract_of_a_conditional_vae(name):
+    make, x, y = CONDITIONAL[name]
+    assert len(check_vae(make, x, given=(y,))) == 10
+
+
 LABELS = (torch.arange(16) % 4, torch.arange(16) < 6)
 ENUMERATED = {
     "gaussian mixture": (lambda: GaussianMixtureVAE((1, 8, 8), EnumeratedClusters(3, 4), (16,)), ()),
@@ -194,7 +227,7 @@ def test_the_centre_of_the_guide_decodes_to_the_reconstruction(name):
 
 
 def test_every_model_of_the_table_is_checked():
-    classes = {type(make()) for make, _ in VAES.values()}
+    classes = {type(make()) for make, *_ in [*VAES.values(), *CONDITIONAL.values()]}
     assert {models.find(name) for name in models.TABLE} <= classes
 
 

@@ -1,0 +1,120 @@
+r"""Conditional VAE: what x is like beyond what is known of it [1, 2].
+
+    p(z)        = N(0, I)                        on R^dim
+    p(x | z, y) = likelihood(f(z, y))            Bernoulli on logits where nothing else is asked for
+    q(z | x, y) = N(mu(x, y), diag sigma(x, y)^2)
+
+y is a label or a vector of numbers, given to model and guide; z is left with what y does not say, such as the style of
+a digit. For labels of which only some are known see ``GaussianMixtureVAE``.
+
+    vae = ConditionalVAE(shape, OneHot(10))
+    fit(vae, (x, y))
+    generate(vae, 10, np.arange(10), seed=0)     one of each class
+    z = encode(vae, x, y)
+    decode(vae, z, other_y)                      the same style, another class
+
+References:
+    [1] Learning Structured Output Representation using Deep Conditional Generative Models (Sohn, Lee and Yan, 2015)
+        https://papers.nips.cc/paper/2015/hash/8d55a249e6baa5c06772297520da2051-Abstract.html
+    [2] Semi-Supervised Learning with Deep Generative Models (Kingma et al., 2014), model M2
+        https://arxiv.org/abs/1406.5298
+"""
+
+import math
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor, nn
+
+from ppvae.nn import (
+    MLP,
+    Batched,
+    BernoulliLikelihood,
+    Condition,
+    Likelihood,
+    NormalHead,
+    OneHot,
+    PosteriorHead,
+    channels,
+    records_options,
+    register,
+)
+
+
+class ConditionalVAE(nn.Module):
+    """VAE with z in R^dim, prior N(0, I), its encoder and decoder given y too.
+
+    :param shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(d,)``.
+    :param condition: what y is: ``OneHot(num_classes)`` or ``Covariates(dim)``; ten classes where None.
+    :param dim: dimension of the latent z.
+    :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
+    :param encoder: network of two arguments, data (batch, *shape) and features of y (batch, ``condition.features``), to
+        ``head.features`` features; a perceptron where None.
+    :param decoder: network from z and features of y in one vector of ``dim + condition.features`` to the features of
+        the likelihood; a perceptron where None.
+    :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
+        factors of counts, is given to model and guide after y: ``fit(vae, (x, y, size))``.
+    :param head: posterior head q(z | features) with values in R^dim; diagonal Gaussian where None.
+    """
+
+    @records_options
+    def __init__(
+        self,
+        shape: Sequence[int],
+        condition: Condition | None = None,
+        dim: int = 2,
+        hidden: Sequence[int] = (256, 128),
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        likelihood: Likelihood | None = None,
+        head: PosteriorHead | None = None,
+    ):
+        super().__init__()
+        self.shape, self.dim = Size(shape), dim
+        self.condition = condition or OneHot()
+        self.likelihood = likelihood or BernoulliLikelihood()
+        self.given = (*self.condition.given, *self.likelihood.given)
+        self.head = head or NormalHead(dim)
+        inputs, outputs = (
+            channels(shape, self.likelihood.in_features),
+            channels(shape, self.likelihood.features),
+        )
+        c = self.condition.features
+        read = _Apart(encoder, inputs) if encoder else MLP((math.prod(inputs) + c,), (self.head.features,), hidden)
+        self.encoder = Batched(read, 1)
+        self.decoder = Batched(decoder or MLP((dim + c,), outputs, hidden[::-1]), 1, outputs)
+
+    def decode(self, z: Tensor, y: Tensor, *given: Tensor) -> TorchDistribution:
+        """p(x | z, y) for latents z of shape (..., batch, dim) and y with batch rows."""
+        c = self.condition(y, z.dtype)
+        h = self.decoder(torch.cat([z, c.expand(*z.shape[:-1], c.shape[-1])], -1))
+        return self.likelihood(h, len(self.shape), *given)
+
+    def model(self, x: Tensor, y: Tensor, *given: Tensor) -> Tensor:
+        """p(x, z | y) for a batch x of shape (batch, *shape)."""
+        register(self)
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(self.dim), 1.0).to_event(1))
+            return pyro.sample("x", self.decode(z, y, *given), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor, *given: Tensor) -> Tensor:
+        """q(z | x, y)."""
+        register(self)
+        with pyro.plate("data", x.shape[0]):
+            inputs = self.likelihood.inputs(x, len(self.shape)).flatten(1)
+            return pyro.sample("z", self.head(self.encoder(torch.cat([inputs, self.condition(y, x.dtype)], -1))))
+
+
+class _Apart(nn.Module):
+    """A network of data and features that takes both in one vector."""
+
+    def __init__(self, network: nn.Module, shape: Sequence[int]):
+        super().__init__()
+        self.network, self.shape = network, tuple(shape)
+
+    def forward(self, v: Tensor) -> Tensor:
+        n = math.prod(self.shape)
+        return self.network(v[..., :n].unflatten(-1, self.shape), v[..., n:])

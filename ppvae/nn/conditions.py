@@ -1,0 +1,56 @@
+"""What a conditional model is given beside x: a label or numbers, as the features that its networks read."""
+
+from typing import Protocol
+
+import torch
+from pyro.distributions import constraints
+from torch import Tensor, nn
+
+from ppvae.nn.registration import records_options
+
+
+class Condition(Protocol):
+    """What a conditional VAE needs of a condition."""
+
+    features: int  #: how many numbers the networks read of it
+    given: tuple[constraints.Constraint, ...]  #: the one array y that is given, for one row of it
+
+    def __call__(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        """Features of shape (n, features) from y with n rows."""
+
+
+class OneHot(nn.Module):
+    """A label y = 0, ..., num_classes - 1 as a one-hot vector.
+
+    :param num_classes: number of classes.
+    """
+
+    @records_options
+    def __init__(self, num_classes: int = 10):
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"OneHot expected num_classes of at least 2, got {num_classes}")
+        self.features = num_classes
+        self.given = (constraints.integer_interval(0, num_classes - 1),)
+
+    def forward(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        # torch's one_hot reads the largest class back from the device to check it
+        return (y.unsqueeze(-1) == torch.arange(self.features, device=y.device)).to(dtype)
+
+
+class Covariates(nn.Module):
+    """A vector y of real numbers as it is; bring them to size one.
+
+    :param dim: how many there are; y has shape (n, dim).
+    """
+
+    @records_options
+    def __init__(self, dim: int):
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"Covariates expected dim of at least 1, got {dim}")
+        self.features = dim
+        self.given = (constraints.real_vector,)
+
+    def forward(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        return y.to(dtype)
