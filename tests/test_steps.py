@@ -31,9 +31,21 @@ OBJECTIVES: dict[str, tuple[Any, dict[str, Any]]] = {name: (find(name), {}) for 
     "info, sliced": (find("info"), {"divergences": "sliced-wasserstein", "alpha": 1, "lambda_": 10}),
 }
 DETERMINISTIC = ("wasserstein", "wasserstein embedding")  # importance weights need a density
-PAIRS = [
-    (vae, objective) for vae in VAES for objective in OBJECTIVES if not (vae in DETERMINISTIC and objective == "iwae")
-]
+SEVERAL = {name: (find(name), {"num_particles": 4}) for name in ("dreg", "miwae", "ciwae", "piwae")}
+OBJECTIVES |= SEVERAL
+
+
+def goes_with(objective, vae):
+    if objective in SEVERAL:  # a few kinds of latents show it
+        return vae in ("gaussian", "sphere, 10", "hyperbolic", "gaussian mixture")
+    if objective == "total-correlation":
+        return vae in ("gaussian", "info")
+    if objective == "iwae":
+        return vae not in DETERMINISTIC
+    return not (objective.startswith("info") and vae.startswith("vamp"))  # its prior has no pathwise gradient
+
+
+PAIRS = [(vae, objective) for vae in VAES for objective in OBJECTIVES if goes_with(objective, vae)]
 #: Some models are traced with the ELBO and each objective with one model; all pairs with -m slow.
 QUICK = {(vae, "elbo") for vae in ("gaussian", "gaussian, convolutions", "sphere, 10", "gaussian mixture", "info")}
 QUICK |= {("gaussian", objective) for objective in OBJECTIVES} | {("wasserstein", "info")}

@@ -44,8 +44,9 @@ class HamiltonianFlow(TorchDistribution):
     :param log_joint: log p(x, z) of shape (...) in nats from z of shape (..., dim), batch dimensions added on the left
         included.
     :param step_size: eps, shape (dim,), in units of z.
-    :param beta_0: inverse temperature of the first momentum, in (0, 1].
-    :param steps: number K of steps, at least 1.
+    :param beta_0: inverse temperature of the first momentum, positive; in (0, 1] in the paper.
+    :param steps: number K of steps, at least 1: the last one ends at temperature 1.
+    :raises ValueError: if ``steps`` is below 1.
 
     Source: Caterini, Doucet and Sejdinovic (2018), section 3, https://arxiv.org/abs/1805.11328
     """
@@ -54,6 +55,7 @@ class HamiltonianFlow(TorchDistribution):
         "loc": constraints.real_vector,
         "scale": constraints.independent(constraints.positive, 1),
         "step_size": constraints.independent(constraints.positive, 1),
+        "beta_0": constraints.positive,
     }
     support = constraints.real_vector
     has_rsample = True
@@ -68,6 +70,8 @@ class HamiltonianFlow(TorchDistribution):
         steps: int,
         validate_args: bool | None = None,
     ):
+        if steps < 1:
+            raise ValueError(f"steps: expected at least 1, got {steps}; without any the law is Normal(loc, scale)")
         self.log_joint, self.step_size, self.beta_0, self.steps = log_joint, step_size, beta_0, steps
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
         self._drawn: tuple[Tensor, Tensor] | None = None
@@ -82,6 +86,9 @@ class HamiltonianFlow(TorchDistribution):
         super(HamiltonianFlow, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_drawn": None}  # a sample with its graph cannot be copied
 
     def rsample(self, sample_shape=Size()) -> Tensor:
         """Draws of shape ``sample_shape + batch_shape + (dim,)``, with gradients to all parameters of the dynamics."""
@@ -109,6 +116,10 @@ class HamiltonianFlow(TorchDistribution):
 
     def _force(self, z: Tensor) -> Tensor:
         """grad log p(x, z), which is needed in training and without."""
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "HamiltonianFlow: its steps follow a gradient, which torch.inference_mode forbids; use torch.no_grad"
+            )
         learning = torch.is_grad_enabled()
         with torch.enable_grad():
             z = z if z.requires_grad else z.detach().requires_grad_()
@@ -117,14 +128,21 @@ class HamiltonianFlow(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """log q-hat of the last draw in nats, shape ``(...)``.
 
-        :raises ValueError: for any other value.
+        :raises ValueError: for any other value, and where gradients are asked of a draw that was made without.
         """
         if self._drawn is None or value is not self._drawn[0]:
             raise ValueError(
                 "HamiltonianFlow: the density of a point is not known, only the weight of the law's last draw; train "
                 "with ELBO or IWAE_ELBO, which ask for no other"
             )
-        return self._drawn[1]
+        log_q = self._drawn[1]
+        own = (self.loc, self.scale, self.step_size, self.beta_0)
+        if torch.is_grad_enabled() and not log_q.requires_grad and any(t.requires_grad for t in own):
+            raise ValueError(
+                "HamiltonianFlow: the draw was made without gradients, and its weight has none; draw with rsample, or "
+                "ask for the weight under torch.no_grad"
+            )
+        return log_q
 
 
 @center.register
