@@ -9,9 +9,9 @@ r"""Hamiltonian VAE: a posterior that a few steps of Hamiltonian dynamics bring 
 
 The decoder's gradient moves the draws, so a guide that is too coarse is mended by the model itself, at K + 1 more runs
 of the decoder. Exact dynamics without cooling would leave the bound as it is, since they leave the target as it is.
-What raises it are finite steps and cooling, so step sizes and beta_0 are learned with the rest. What the guide gives in
-place of a density is the weight above: it holds for its draws, and objectives that ask for the density elsewhere refuse
-it.
+What raises it are finite steps and cooling, so step sizes and beta_0 are learned with the rest. Both take energy: of
+Gaussian targets they help a start that is too wide, and not one that is too narrow. What the guide gives in place of a
+density is the weight above: it holds for its draws, and objectives that ask for the density elsewhere refuse it.
 
 References:
     [1] Hamiltonian Variational Auto-Encoder (Caterini, Doucet and Sejdinovic, 2018)

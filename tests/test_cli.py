@@ -246,6 +246,25 @@ def test_the_posterior_of_test_data_and_its_place_in_the_report(run, tmp_path, c
     assert "expected within 1 and the 400 test data, got 0" in capsys.readouterr().err
 
 
+def test_a_model_that_is_given_labels(tmp_path, capsys):
+    folder = tmp_path / "c"
+    ok("fit", "conditional-vae", "--data", "digits", "--out", folder, "--condition", "OneHot", *TINY)
+    ok("evaluate", folder, "--num-samples", 5)
+    vae, digits = ppvae.load(folder / "model.safetensors"), ppvae.data.load("digits")
+    x = ppvae.data.binarize(ppvae.data.scale(digits.test, digits.maximum), 2)
+    expected = ppvae.log_likelihood(vae, x, digits.test_labels, num_samples=5, seed=0).values
+    assert json.loads((folder / "evaluation.json").read_text())["values"] == pytest.approx(expected.tolist(), rel=1e-4)
+    words = ["generate", str(folder), "-n", "20", "--seed", "3", "--npy", f"{tmp_path}/x.npy"]
+    ok(*words)
+    drawn = ppvae.generate(vae, 20, np.arange(20) % 10, seed=3)  # each class in turn
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), drawn)
+    ok("report", folder)
+    assert main([*words, "--force", "--sampler", "mixture"]) == 2 and "is given labels" in capsys.readouterr().err
+    np.save(tmp_path / "x.npy", x)
+    words = ["fit", "conditional-vae", "--data", f"{tmp_path}/x.npy", "--out", str(tmp_path / "d"), *TINY]
+    assert main(words) == 2 and "the data have no labels; train it from Python" in capsys.readouterr().err
+
+
 def test_images_of_ones_own_with_a_normal_likelihood(tmp_path):
     x, labels = np.random.default_rng(0).integers(0, 256, (200, 6, 5), dtype=np.uint8), np.arange(200) % 2
     np.savez(tmp_path / "x.npz", x=x, labels=labels)

@@ -115,6 +115,7 @@ def settle(source: DataSet, vae: Any, options: Namespace) -> tuple[float | None,
 class Prepared:
     """Data as the likelihood reads them, but for what ``transform`` does to those of each training step.
 
+    :param labels: labels of the parts "train", "validation" and "test", None where there are none.
     :param said: what was done, in lines for the user.
     :param test_data: what the test data are, in words; the same words for the same data.
     """
@@ -122,7 +123,7 @@ class Prepared:
     train: NDArray
     validation: NDArray | None
     test: NDArray
-    test_labels: NDArray | None
+    labels: dict[str, NDArray | None]
     transform: DynamicBinarization | None
     said: tuple[str, ...]
     test_data: str
@@ -151,7 +152,7 @@ def prepare(source: DataSet, maximum: float | None, how: str, name: str) -> Prep
         train=parts["train"],
         validation=parts["validation"],
         test=parts["test"],
-        test_labels=source.test_labels,
+        labels={part: getattr(source, f"{part}_labels") for part in parts},
         transform=DynamicBinarization() if how == "dynamic" else None,
         said=tuple(said),
         test_data=f"{len(source.test):,} test data of {name}{words}",

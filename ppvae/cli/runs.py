@@ -53,15 +53,16 @@ def train(parser: ArgumentParser, options: Namespace, out: Path) -> None:
         raise ValueError(
             f"{options.model} is for data of shape {tuple(vae.shape)}; those of {options.data} are {source.shape}"
         )
-    if getattr(vae, "given", ()):
-        raise ValueError(f"{options.model} is given more than x with these options, e.g. labels; train it from Python")
     options.maximum, options.binarize = settle(source, vae, options)
     prepared = prepare(source, options.maximum, options.binarize, options.data)
     print("\n".join(prepared.said))
+    labels = given(vae, prepared, "train", options.model)
     result = ppvae.fit(
         vae,
-        prepared.train,
-        validation=prepared.validation,
+        (prepared.train, *labels),
+        validation=None
+        if prepared.validation is None
+        else (prepared.validation, *given(vae, prepared, "validation", options.model)),
         transform=prepared.transform,
         **{name: _built(options[name]) for name in (*fit_options(), *TOLD)},
     )
@@ -121,14 +122,15 @@ def measure(run: Path, num_samples: int, seed: int) -> Measured:
     x = prepared.test
     if len(x) < 2:
         raise ValueError(f"{ran['data']} leaves {len(x)} test data; expected at least 2: train with --test N")
-    ll = ppvae.log_likelihood(vae, x, num_samples=num_samples, seed=seed)
+    y = given(vae, prepared, "test", ran["model"])
+    ll = ppvae.log_likelihood(vae, x, *y, num_samples=num_samples, seed=seed)
     measured = Measured(
         values=ll.values,
         error=ll.error,
         ess=ll.ess,
         pareto_k=ll.pareto_k,
         elbo=ll.log_weights.mean(1),
-        kl=_kl(vae, x, seed),
+        kl=_kl(vae, (x, *y), seed),
         test_data=prepared.test_data,
         num_samples=num_samples,
         seed=seed,
@@ -147,10 +149,11 @@ def measure(run: Path, num_samples: int, seed: int) -> Measured:
 def sample_posterior(run: Path, n: int, **options: Any) -> str:
     """p(z | x) of the first n test data of the run, written to ``posterior.npz`` there; what it says, as a table."""
     vae, ran = load(run)
-    x = _data_of(ran).test
+    prepared = _data_of(ran)
+    x, y = prepared.test, given(vae, prepared, "test", ran["model"])
     if not 1 <= n <= len(x):
         raise ValueError(f"-n: expected within 1 and the {len(x)} test data, got {n}")
-    found = ppvae.posterior(vae, x[:n], **options)
+    found = ppvae.posterior(vae, x[:n], *(array[:n] for array in y), **options)
     arrays: dict[str, Any] = {f"draws.{name}": value for name, value in found.draws.items()}
     arrays |= {f"stats.{name}": value for name, value in found.sample_stats.items()}
     if found.log_likelihood is not None:
@@ -187,11 +190,17 @@ def _sampled(file: Path) -> "ppvae.samplers.Posterior | None":
 def generate(run: Path, n: int, sampler: str, sample: bool, seed: int | None) -> NDArray:
     """Data from the model of the run, of latents that the sampler finds by its training data."""
     vae, ran = load(run)
-    if sampler == "prior":
-        return ppvae.generate(vae, n, sample=sample, seed=seed)
+    conditional = bool(getattr(vae, "given", ()))
+    prepared = _data_of(ran) if conditional or sampler != "prior" else None
+    asked = (_each(given(vae, prepared, "train", ran["model"])[0], n),) if prepared and conditional else ()
+    if sampler == "prior" or prepared is None:
+        return ppvae.generate(vae, n, *asked, sample=sample, seed=seed)
     from ppvae import samplers
 
-    prepared = _data_of(ran)
+    if conditional:
+        raise ValueError(
+            f"--sampler {sampler}: {ran['model']} is given labels; from the shell it is sampled by its prior"
+        )
     x = prepared.train
     with seeded(seed):
         if prepared.transform is not None:
@@ -200,12 +209,29 @@ def generate(run: Path, n: int, sampler: str, sample: bool, seed: int | None) ->
         return ppvae.decode(vae, drawn.z, sample=True) if sample else drawn.x
 
 
-def _kl(vae: Any, x: NDArray, seed: int, batch_size: int = 4096) -> NDArray:
+def given(vae: Any, prepared: Prepared, part: str, model: str) -> tuple[NDArray, ...]:
+    """What the model is given beside the data of a part: nothing, or their labels."""
+    wanted = getattr(vae, "given", ())
+    if not wanted:
+        return ()
+    labels = prepared.labels[part]
+    if len(wanted) > 1 or labels is None:
+        why = "the data have no labels" if labels is None else f"it is given {len(wanted)} arrays"
+        raise ValueError(f"{model} is given more than x with these options, and {why}; train it from Python")
+    return (labels,)
+
+
+def _each(labels: NDArray, n: int) -> NDArray:
+    """n of the labels: each class in turn, or where they are no classes the first."""
+    return np.resize(np.unique(labels) if labels.ndim == 1 else labels, (n, *labels.shape[1:]))
+
+
+def _kl(vae: Any, data: tuple[NDArray, ...], seed: int, batch_size: int = 4096) -> NDArray:
     """KL(q(z | x) || p(z)) of each datum, summed over its latents; one draw of it where it has no closed form."""
     parts = []
     with own_store(), seeded(seed), evaluating(vae), torch.no_grad():
-        for start in range(0, len(x), batch_size):
-            batch = to_tensors(vae, x[start : start + batch_size])
+        for start in range(0, len(data[0]), batch_size):
+            batch = to_tensors(vae, tuple(array[start : start + batch_size] for array in data))
             terms = kl_terms(*ELBO().traces(vae.model, vae.guide, *batch))
             parts.append(torch.stack([term.expand(batch[0].shape[0]) for term in terms.values()]).sum(0))
     return torch.cat(parts).double().cpu().numpy()
@@ -218,10 +244,13 @@ def report_run(name: str, run: Path) -> "ppvae.report.Run":
     vae, ran = load(run)
     prepared = _data_of(ran)
     x = prepared.test[:2000]
+    y = tuple(array[:2000] for array in given(vae, prepared, "test", ran["model"]))
     with own_store(), seeded(0), evaluating(vae), torch.no_grad():
-        sites = list(latents(poutine.trace(vae.guide).get_trace(*to_tensors(vae, x[:1]))))
-    codes = ppvae.encode(vae, x)
-    labels = prepared.test_labels
+        sites = list(
+            latents(poutine.trace(vae.guide).get_trace(*to_tensors(vae, (x[:1], *(array[:1] for array in y)))))
+        )
+    codes = ppvae.encode(vae, x, *y)
+    labels = prepared.labels["test"]
     measured = _measured(run / "evaluation.json")
     with open(run / "history.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -230,8 +259,8 @@ def report_run(name: str, run: Path) -> "ppvae.report.Run":
         name,
         history={key: [float(row[key]) for row in rows] for key in rows[0]},
         images=x[:12],
-        reconstructions=ppvae.reconstruct(vae, x[:12]),
-        samples=ppvae.generate(vae, 64, seed=0),
+        reconstructions=ppvae.reconstruct(vae, x[:12], *(array[:12] for array in y)),
+        samples=ppvae.generate(vae, 64, *(_each(array, 64) for array in y), seed=0),
         latents=codes if isinstance(codes, dict) else {sites[0]["name"]: codes},
         manifolds={site["name"]: site["fn"].support for site in sites},
         labels=labels[: len(x)] if labels is not None and labels.ndim == 1 else None,

@@ -10,7 +10,7 @@ from ppvae.manifolds.embeddings import (  # listed here, where saved options of 
 )
 from ppvae.nn.autoregressive import InverseAutoregressiveHead
 from ppvae.nn.clusters import Clusters, EnumeratedClusters, GaussianMixtureHead, LabelledClusters
-from ppvae.nn.conditions import Condition, Covariates, OneHot
+from ppvae.nn.conditions import Condition, CovariatesCondition, OneHotCondition
 from ppvae.nn.frames import FrameLikelihood
 from ppvae.nn.group_actions import GroupAction, RotatePlanes, RotateSpace, invariance
 from ppvae.nn.heads import (
@@ -54,7 +54,7 @@ __all__ = [
     "Clusters",
     "Condition",
     "ContinuousBernoulliLikelihood",
-    "Covariates",
+    "CovariatesCondition",
     "DeltaHead",
     "EnumeratedClusters",
     "FlatTorusEmbedding",
@@ -70,7 +70,7 @@ __all__ = [
     "NegativeBinomialLikelihood",
     "NormalHead",
     "NormalLikelihood",
-    "OneHot",
+    "OneHotCondition",
     "PoissonLikelihood",
     "Polar",
     "PolarCanonicalizer",

@@ -19,7 +19,7 @@ class Condition(Protocol):
         """Features of shape (n, features) from y with n rows."""
 
 
-class OneHot(nn.Module):
+class OneHotCondition(nn.Module):
     """A label y = 0, ..., num_classes - 1 as a one-hot vector.
 
     :param num_classes: number of classes.
@@ -29,7 +29,7 @@ class OneHot(nn.Module):
     def __init__(self, num_classes: int = 10):
         super().__init__()
         if num_classes < 2:
-            raise ValueError(f"OneHot expected num_classes of at least 2, got {num_classes}")
+            raise ValueError(f"OneHotCondition expected num_classes of at least 2, got {num_classes}")
         self.features = num_classes
         self.given = (constraints.integer_interval(0, num_classes - 1),)
 
@@ -38,7 +38,7 @@ class OneHot(nn.Module):
         return (y.unsqueeze(-1) == torch.arange(self.features, device=y.device)).to(dtype)
 
 
-class Covariates(nn.Module):
+class CovariatesCondition(nn.Module):
     """A vector y of real numbers as it is; bring them to size one.
 
     :param dim: how many there are; y has shape (n, dim).
@@ -48,7 +48,7 @@ class Covariates(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         if dim < 1:
-            raise ValueError(f"Covariates expected dim of at least 1, got {dim}")
+            raise ValueError(f"CovariatesCondition expected dim of at least 1, got {dim}")
         self.features = dim
         self.given = (constraints.real_vector,)
 

@@ -6,7 +6,7 @@ import torch
 from ppvae.models import ConditionalVAE
 
 import ppvae
-from ppvae.nn import Covariates, NormalLikelihood, OneHot
+from ppvae.nn import CovariatesCondition, NormalLikelihood, OneHotCondition
 from ppvae.random import seeded
 
 
@@ -18,7 +18,7 @@ def trained():
     y, t = g.integers(3, size=600), g.standard_normal(600)
     x = (means[y] + t[:, None] * [1.0, 1.0] + 0.5 * g.standard_normal((600, 2))).astype(np.float32)
     with seeded(0):
-        vae = ConditionalVAE((2,), OneHot(3), 1, (32,), likelihood=NormalLikelihood(0.5))
+        vae = ConditionalVAE((2,), OneHotCondition(3), 1, (32,), likelihood=NormalLikelihood(0.5))
     ppvae.fit(vae, (x, y), epochs=150, batch_size=100, lr=5e-3, seed=0, progress=False)
     return vae, x, y, t, means
 
@@ -65,7 +65,7 @@ def test_saved_and_loaded(trained, tmp_path):
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="OneHot expected num_classes of at least 2, got 1"):
-        OneHot(1)
-    with pytest.raises(ValueError, match="Covariates expected dim of at least 1, got 0"):
-        Covariates(0)
+    with pytest.raises(ValueError, match="OneHotCondition expected num_classes of at least 2, got 1"):
+        OneHotCondition(1)
+    with pytest.raises(ValueError, match="CovariatesCondition expected dim of at least 1, got 0"):
+        CovariatesCondition(0)

@@ -1,15 +1,18 @@
 """Hamiltonian dynamics against their Jacobian, and the bound against exact evidence."""
 
+import copy
 import math
 
 import pyro
 import pytest
 import torch
-from ppvae.models import HamiltonianVAE
+from ppvae.models import GaussianVAE, HamiltonianVAE
 from pyro.distributions import MultivariateNormal, Normal
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import ppvae
+from ppvae.arrays import own_store
 from ppvae.distributions import HamiltonianFlow, center
 from ppvae.infer import ELBO, IWAE_ELBO, DReG_ELBO
 from ppvae.nn import NormalLikelihood
@@ -84,12 +87,76 @@ def test_the_weight_of_a_draw():
 @pytest.mark.parametrize("beta", [0.999, 0.5])
 def test_bounds_are_ordered_and_the_estimate_is_the_evidence(beta):
     vae = linear(beta=beta)
-    with torch.no_grad():
-        elbo = -ELBO(4000).loss(vae.model, vae.guide, X)
-        iwae = -torch.stack([IWAE_ELBO(10).loss(vae.model, vae.guide, X) for _ in range(200)]).mean()
+    elbo = -ELBO(4000).loss(vae.model, vae.guide, X)
+    iwae = -IWAE_ELBO(10).loss(vae.model, vae.guide, X.repeat(400, 1)) / 400
     found = ppvae.log_likelihood(vae, X, num_samples=20_000, seed=0)
     assert elbo < iwae < evidence().sum()
     assert (abs(found.values - evidence().numpy()) < 5 * found.error).all(), (found.values, evidence(), found.error)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+@pytest.mark.parametrize("scale", [3.0, 0.3])
+def test_steps_raise_the_bound_of_a_wide_start_and_not_of_a_narrow_one(scale, beta):
+    """Towards N(0, I) the steps are linear, and the bound is exact: a start N(0, scale^2) loses its KL to N(0, I),
+    (scale^2 - 1) / 2 - log scale, before them. Finite steps and cooling take energy from a start that has too much."""
+    one, loc = torch.ones(1, dtype=F64), torch.zeros(1, dtype=F64)
+    target = Normal(loc, one).to_event(1)
+    law = HamiltonianFlow(loc, scale * one, target.log_prob, 0.5 * one, torch.tensor(beta, dtype=F64), 2)
+    path = torch.autograd.functional.jacobian(lambda s: torch.cat(law.move(s[:1], s[1:])), torch.zeros(2, dtype=F64))
+    energy = (path.square() @ torch.tensor([scale**2, 1 / beta], dtype=F64)).sum().item() / 2
+    exact, before = 1 + math.log(scale) - energy, math.log(scale) - (scale**2 - 1) / 2
+    z = law.rsample((40_000,))
+    log_w = target.log_prob(z) - law.log_prob(z)
+    assert log_w.mean().item() == pytest.approx(exact, abs=5 * log_w.std().item() / 200)
+    assert exact > before + 0.1 if scale > 1 else exact < before - 0.01
+
+
+def test_with_steps_of_no_length_the_bound_is_that_of_the_gaussian_vae():
+    vae = linear()
+    plain = GaussianVAE(
+        (3,), 2, encoder=vae.encoder.module, decoder=vae.decoder.module, likelihood=NormalLikelihood(1.0)
+    )
+    with torch.no_grad():
+        vae.step_logit.fill_(-50)
+    for objective in (IWAE_ELBO(1), IWAE_ELBO(5)):
+        losses = []
+        for pair in (vae, plain):
+            with seeded(1):
+                losses.append(objective.loss(pair.model, pair.guide, X).item())
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_gradients_are_those_of_differences():
+    vae = HamiltonianVAE((3,), 2, (8,), likelihood=NormalLikelihood(0.5)).double()
+    parameters = list(vae.parameters())
+
+    def loss():
+        with seeded(1):
+            return ELBO(2).differentiable_loss(vae.model, vae.guide, X.double())
+
+    gradients = torch.autograd.grad(loss(), parameters)
+    for p, gradient in zip(parameters, gradients, strict=True):
+        direction = torch.randn_like(p)
+        with torch.no_grad():
+            p += 1e-5 * direction
+            rise = loss()
+            p -= 2e-5 * direction
+            rise = (rise - loss()) / 2e-5
+            p += 1e-5 * direction
+        torch.testing.assert_close((gradient * direction).sum(), rise, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", [ELBO(), IWAE_ELBO(3)])
+@pytest.mark.parametrize("learning", [True, False])
+def test_traceable(objective, learning):
+    vae = HamiltonianVAE((3,), 2, (8,), likelihood=NormalLikelihood(0.5))
+    with own_store(), pyro.validation_enabled(False), torch.set_grad_enabled(learning):
+        with seeded(0):
+            graph = make_fx(lambda x: objective.differentiable_loss(vae.model, vae.guide, x))(X)
+        with seeded(2):
+            eager = objective.differentiable_loss(vae.model, vae.guide, X).detach()
+        with seeded(2):
+            torch.testing.assert_close(graph(X).detach(), eager)
 
 
 def prior_as_guide(steps, beta, size):
@@ -144,6 +211,30 @@ def test_errors():
         HamiltonianVAE((3,), max_step_size=0)
     with pytest.raises(ValueError, match="the density of a point is not known"):
         flow().log_prob(torch.zeros(2, dtype=F64))
+    with pytest.raises(ValueError, match="steps: expected at least 1, got 0; without any the law is Normal"):
+        flow(steps=0)
+    with pytest.raises(ValueError, match="beta_0"):
+        flow(beta=0.0)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"inference_mode forbids; use torch\.no_grad"):
+        flow().rsample()
     vae = linear()
     with pytest.raises(ValueError, match="the density of a point is not known"):
         DReG_ELBO(2).differentiable_loss(vae.model, vae.guide, X)
+
+
+def test_a_weight_without_gradients_is_not_taken_for_one_with():
+    law = flow()
+    law.loc.requires_grad_()
+    z = law.sample()
+    with pytest.raises(ValueError, match="the draw was made without gradients"):
+        law.log_prob(z)
+    with torch.no_grad():
+        assert torch.isfinite(law.log_prob(z))
+
+
+def test_a_copy_of_a_law_forgets_the_draw():
+    law = flow()
+    law.loc.requires_grad_()
+    z = law.rsample()
+    with pytest.raises(ValueError, match="only the weight of the law's last draw"):
+        copy.deepcopy(law).log_prob(z)
