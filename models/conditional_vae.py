@@ -7,7 +7,7 @@ r"""Conditional VAE: what x is like beyond what is known of it [1, 2].
 y is a label or a vector of numbers, given to model and guide; z is left with what y does not say, such as the style of
 a digit. For labels of which only some are known see ``GaussianMixtureVAE``.
 
-    vae = ConditionalVAE(shape, OneHotCondition(10))
+    vae = ConditionalVAE(shape, condition=OneHotCondition(10))
     fit(vae, (x, y))
     generate(vae, 10, np.arange(10), seed=0)     one of each class
     z = encode(vae, x, y)
@@ -48,9 +48,9 @@ class ConditionalVAE(nn.Module):
     """VAE with z in R^dim, prior N(0, I), its encoder and decoder given y too.
 
     :param shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(d,)``.
+    :param dim: dimension of the latent z.
     :param condition: what y is: ``OneHotCondition(num_classes)`` or ``CovariatesCondition(dim)``; ten classes where
         None.
-    :param dim: dimension of the latent z.
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
     :param encoder: network of two arguments, data (batch, *shape) and features of y (batch, ``condition.features``), to
         ``head.features`` features; a perceptron where None.
@@ -65,8 +65,8 @@ class ConditionalVAE(nn.Module):
     def __init__(
         self,
         shape: Sequence[int],
-        condition: Condition | None = None,
         dim: int = 2,
+        condition: Condition | None = None,
         hidden: Sequence[int] = (256, 128),
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,

@@ -86,14 +86,18 @@ class VampVAE(nn.Module):
 
         :param x: data of shape (n, *shape) with n of at least K.
         :param seed: seed of the choice; where None the global generator is used and moved.
-        :raises ValueError: if there are fewer data than pseudo-inputs.
+        :raises ValueError: if there are fewer data than pseudo-inputs, of another shape, or not finite.
         """
         data = torch.as_tensor(x)
         K = len(self.u)
+        if data.shape[1:] != self.shape:
+            raise ValueError(f"x: expected shape (n, {', '.join(map(str, self.shape))}), got {tuple(data.shape)}")
         if len(data) < K:
             raise ValueError(f"x: expected at least {K} data, one for each pseudo-input, got {len(data)}")
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         chosen = data[torch.randperm(len(data), generator=generator)[:K].to(data.device)].to(self.u)
+        if not chosen.isfinite().all():
+            raise ValueError("x: expected finite numbers, got others")
         self.u.copy_(self.likelihood.inputs(chosen, len(self.shape)))
 
     def decode(self, z: Tensor, *given: Tensor) -> TorchDistribution:

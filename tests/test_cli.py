@@ -246,6 +246,15 @@ def test_the_posterior_of_test_data_and_its_place_in_the_report(run, tmp_path, c
     assert "expected within 1 and the 400 test data, got 0" in capsys.readouterr().err
 
 
+def test_a_head_with_weights_starts_by_the_seed(tmp_path):
+    words = ["--data", "digits", "--head", "InverseAutoregressive", "--head.dim", "2", *TINY]
+    found = []
+    for name in "ab":
+        ok("fit", "gaussian-vae", "--out", tmp_path / name, *words)
+        found.append(ppvae.load(tmp_path / name / "model.safetensors").state_dict())
+    assert all(found[0][name].equal(found[1][name]) for name in found[0])
+
+
 def test_a_model_that_is_given_labels(tmp_path, capsys):
     folder = tmp_path / "c"
     ok("fit", "conditional-vae", "--data", "digits", "--out", folder, "--condition", "OneHot", *TINY)
@@ -262,7 +271,7 @@ def test_a_model_that_is_given_labels(tmp_path, capsys):
     assert main([*words, "--force", "--sampler", "mixture"]) == 2 and "is given labels" in capsys.readouterr().err
     np.save(tmp_path / "x.npy", x)
     words = ["fit", "conditional-vae", "--data", f"{tmp_path}/x.npy", "--out", str(tmp_path / "d"), *TINY]
-    assert main(words) == 2 and "the data have no labels; train it from Python" in capsys.readouterr().err
+    assert main(words) == 2 and "is given labels, and the data have none" in capsys.readouterr().err
 
 
 def test_images_of_ones_own_with_a_normal_likelihood(tmp_path):

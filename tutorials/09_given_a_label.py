@@ -38,7 +38,7 @@ settings: dict[str, Any] = {"epochs": 2 if short else 100, "batch_size": 64, "se
 
 # %%
 with seeded(0):
-    told = ConditionalVAE(digits.shape, OneHotCondition(10), dim=2)
+    told = ConditionalVAE(digits.shape, dim=2, condition=OneHotCondition(10))
     untold = GaussianVAE(digits.shape, dim=2)
 transform = DynamicBinarization()
 ppvae.fit(told, (x_train, y_train), validation=(x_valid, y_valid), transform=transform, **settings)

@@ -44,10 +44,10 @@ def train(parser: ArgumentParser, options: Namespace, out: Path) -> None:
     _refuse_device(options.device)
     source = open_data(options.data, options.test)
     cls = find(options.model)
-    told = {name: _built(options[name]) for name in model_options(cls)}
-    if "shape" in inspect.signature(cls).parameters:
-        told["shape"] = source.shape
-    with seeded(options.seed):
+    with seeded(options.seed):  # heads have weights too
+        told = {name: _built(options[name]) for name in model_options(cls)}
+        if "shape" in inspect.signature(cls).parameters:
+            told["shape"] = source.shape
         vae = cls(**told)
     if tuple(vae.shape) != source.shape:
         raise ValueError(
@@ -215,9 +215,10 @@ def given(vae: Any, prepared: Prepared, part: str, model: str) -> tuple[NDArray,
     if not wanted:
         return ()
     labels = prepared.labels[part]
-    if len(wanted) > 1 or labels is None:
-        why = "the data have no labels" if labels is None else f"it is given {len(wanted)} arrays"
-        raise ValueError(f"{model} is given more than x with these options, and {why}; train it from Python")
+    if wanted != getattr(getattr(vae, "condition", None), "given", None):
+        raise ValueError(f"{model} is given more than x with these options, e.g. size factors; train it from Python")
+    if labels is None:
+        raise ValueError(f"{model} is given labels, and the data have none; name the array labels in FILE.npz")
     return (labels,)
 
 

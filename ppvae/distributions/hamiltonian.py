@@ -7,8 +7,8 @@ r"""A normal law moved towards a target by Hamiltonian dynamics, with momentum t
         rho <- rho - (eps / 2) grad U(z)
         rho <- sqrt(beta_{k-1} / beta_k) rho,   1 / sqrt(beta_k) = (1 - 1 / sqrt(beta_0)) k^2 / K^2 + 1 / sqrt(beta_0)
 
-Leapfrog steps keep the volume of (z, rho), and the cooling of the momentum divides it by beta_0^{-d/2} in all, by
-which the density of rho_0 exceeds that of gamma. So with N for the standard normal density
+Leapfrog steps keep the volume of (z, rho). The cooling of the momentum multiplies it by beta_0^{d/2} in all, and so is
+the density of rho_0 that of gamma times beta_0^{d/2}: the two cancel. With N for the standard normal density
 
     p(x) = E w,   w = p(x, z_K) N(rho_K) / (N(z_0; loc, scale^2) N(gamma))
 

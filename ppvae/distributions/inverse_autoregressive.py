@@ -73,7 +73,7 @@ class InverseAutoregressive(TorchDistribution):
     ) -> None:
         self.loc, self.scale, self.context = (t.expand(batch_shape + t.shape[-1:]) for t in (loc, scale, context))
         self.layers = layers
-        self._drawn: tuple[Tensor, Tensor] | None = None
+        self._drawn: tuple[Tensor, Tensor, bool] | None = None
 
     def expand(self, batch_shape, _instance=None):
         new = self._get_checked_instance(InverseAutoregressive, _instance)
@@ -91,7 +91,7 @@ class InverseAutoregressive(TorchDistribution):
         eps = torch.randn(Size(sample_shape) + self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
         z, log_det = self.push(self.loc + self.scale * eps)
         log_q = -(eps.square() / 2 + self.scale.log() + math.log(2 * math.pi) / 2).sum(-1) - log_det
-        self._drawn = (z, log_q)
+        self._drawn = (z, log_q, torch.is_grad_enabled())
         return z
 
     def push(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,9 +108,9 @@ class InverseAutoregressive(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         if self._drawn is not None and value is self._drawn[0]:
+            _, log_q, learning = self._drawn
             # A draw made without gradients is a fixed point: its density still has gradients for the parameters.
-            log_q = self._drawn[1]
-            if log_q.requires_grad or not (torch.is_grad_enabled() and self._learning):
+            if learning or not torch.is_grad_enabled():
                 return log_q
         z, log_det = value, value.new_zeros(())
         for layer in reversed(self.layers):
@@ -118,11 +118,6 @@ class InverseAutoregressive(TorchDistribution):
             log_det = log_det + logsigmoid(s).sum(-1)
         eps = (z - self.loc) / self.scale
         return -(eps.square() / 2 + self.scale.log() + math.log(2 * math.pi) / 2).sum(-1) - log_det
-
-    @property
-    def _learning(self) -> bool:
-        m, s = self.layers[0](self.loc, self.context) if self.layers else (self.loc, self.scale)
-        return m.requires_grad or s.requires_grad
 
     def _invert(self, layer: AutoregressiveLayer, z: Tensor) -> tuple[Tensor, Tensor]:
         """The point that the layer maps to z, and s there."""

@@ -113,7 +113,8 @@ class InfoVAE_ELBO(TensorELBO):
         alpha, lambda_, K = self.alpha, self.lambda_, self.num_particles
         compared = self._compared(model_trace, guide_trace)
         kls = kl_terms(model_trace, guide_trace, skip=compared if alpha == 1 else ())
-        reconstruction, kl = sum_terms(reconstruction_terms(model_trace)) / K, sum_terms(kls) / K
+        reconstruction = sum_terms(reconstruction_terms(model_trace)) / K
+        kl = sum_terms(kls) / K if kls else torch.zeros_like(reconstruction)
         latent = kl
         if 0 != alpha != 1:
             latent = kl - alpha * sum_terms({name: kls[name] for name in compared}) / K

@@ -7,7 +7,11 @@ from importlib import import_module
 OBJECTIVES: dict[str, tuple[str, str, str]] = {
     "elbo": ("elbo", "ELBO", "evidence lower bound, with the KL in closed form where there is one"),
     "iwae": ("iwae", "IWAE_ELBO", "importance weighted bound: tighter with more particles"),
-    "dreg": ("dreg", "DReG_ELBO", "importance weighted bound, its gradient for the guide with less noise"),
+    "dreg": (
+        "dreg",
+        "DReG_ELBO",
+        "importance weighted bound, its gradient for the guide by a second path: less noise near the posterior",
+    ),
     "miwae": ("miwae", "MIWAE_ELBO", "mean of several importance weighted bounds"),
     "ciwae": ("miwae", "CIWAE_ELBO", "combination of the ELBO and the importance weighted bound"),
     "piwae": ("miwae", "PIWAE_ELBO", "importance weighted bound for the model, the mean of several for the guide"),

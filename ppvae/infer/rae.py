@@ -53,6 +53,7 @@ class DecoderGradient:
     held fixed: the term is the decoder's.
 
     :param weight: what it is multiplied with in the loss.
+    :raises ValueError: in training, if a latent is discrete, or the law of x has no mean that moves with the latents.
 
     References:
         [2] A stochastic estimator of the trace of the influence matrix (Hutchinson, 1990)
@@ -67,12 +68,16 @@ class DecoderGradient:
             guide_trace = poutine.trace(guide).get_trace(*batch)
         codes = []
         for site in latents(guide_trace):
+            if not site["value"].is_floating_point():
+                raise ValueError(f"site {site['name']!r}: a decoder has no gradient in a discrete latent")
             site["value"] = site["value"].detach().requires_grad_()
             codes.append(site["value"])
         learning = torch.is_grad_enabled()
         with torch.enable_grad():
             x: Site = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch).nodes["x"]
             f = x["fn"].mean
+            if not f.requires_grad:
+                raise ValueError(f"site 'x': the mean of {type(x['fn']).__name__} does not move with the latents")
             v = torch.randint(0, 2, f.shape, device=f.device).to(f.dtype) * 2 - 1
-            gradients = torch.autograd.grad((v * f).sum(), codes, create_graph=learning)
+            gradients = torch.autograd.grad((v * f).sum(), codes, create_graph=learning, materialize_grads=True)
         return torch.stack([g.square().sum() for g in gradients]).sum()

@@ -23,11 +23,12 @@ from collections.abc import Iterator
 
 import torch
 from pyro.distributions import Delta
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from ppvae.infer.elbo import Site, TensorELBO, latents, reconstruction_terms
+from ppvae.infer.elbo import Site, TensorELBO, latents, reconstruction_terms, same
 
 
 class TotalCorrelation_ELBO(TensorELBO):
@@ -49,7 +50,8 @@ class TotalCorrelation_ELBO(TensorELBO):
         mean over the batch, of which the mutual information is at most log M.
     :param num_particles: samples of the guide for each datum, each a sample of q(z) by itself.
     :raises ValueError: for a negative weight; in training, if there is but one z_j, the batch has one datum or more
-        than N, or a latent is discrete, deterministic, masked, the guide's alone or not in the data plate alone.
+        than N, or a latent is discrete, deterministic, masked, scaled, drawn from another, the guide's alone or not in
+        the data plate alone.
 
     The terms ``mutual_information``, ``total_correlation`` and ``coordinate_kl`` of the history are nats per datum, and
     their sum is ``kl``.
@@ -78,15 +80,19 @@ class TotalCorrelation_ELBO(TensorELBO):
         pairs: list[Tensor] = []
         priors: list[Tensor] = []
         scale: Tensor | float = 1.0
+        if is_validation_enabled():
+            _check_independence(guide_trace)
         for q in latents(guide_trace):
             self._check(model_trace, q)
             p: Site = model_trace.nodes[q["name"]]
             scale = q["scale"]
             M = q["value"].shape[-1 - len(q["fn"].event_shape)]
-            z = q["value"].reshape(self.num_particles, M, *q["fn"].event_shape)
+            data = q["value"].dim() - 1 - len(q["fn"].event_shape)  # the dimension of the data, particles left of it
+            each = q["value"].movedim(data, 0).unsqueeze(data + 1)
             product = _is_product(q["fn"]) and _is_product(p["fn"])
-            pairs += _densities(q["fn"], z.transpose(0, 1).unsqueeze(2), product)  # [i, k, j]: log q(z_ki | x_j)
-            priors += _densities(p["fn"], q["value"], product)
+            # [i, k, j]: log q(z_ki | x_j)
+            pairs += (pair.reshape(M, self.num_particles, M) for pair in _densities(q["fn"], each, product))
+            priors += (term.reshape(self.num_particles, M) for term in _densities(p["fn"], q["value"], product))
         if len(pairs) < 2:
             raise ValueError(
                 "TotalCorrelation_ELBO: expected several coordinates or latents, got one: a single one has no total "
@@ -97,7 +103,7 @@ class TotalCorrelation_ELBO(TensorELBO):
         joint = torch.stack(pairs).sum(0)
         log_q = (joint + log_share).logsumexp(-1).mT
         log_q_given_x = joint.diagonal(dim1=0, dim2=2)
-        log_p = torch.stack([term.reshape(self.num_particles, M) for term in priors]).sum(0)
+        log_p = torch.stack(priors).sum(0)
         log_product = torch.stack(log_q_each).sum(0)
         parts = {
             "mutual_information": log_q_given_x - log_q,
@@ -120,8 +126,9 @@ class TotalCorrelation_ELBO(TensorELBO):
         N = M if self.num_data is None else self.num_data
         if not 2 <= M <= N:
             raise ValueError(
-                f"TotalCorrelation_ELBO: expected batches of 2 to num_data = {N} data, got one of {M}; choose a "
-                "batch_size that leaves no single datum over, and for num_data the number of training data"
+                f"TotalCorrelation_ELBO: expected a batch of at least 2 and at most num_data = {self.num_data} data, "
+                f"got one of {M}; choose a batch_size that leaves no single datum over, and for num_data the number "
+                "of training data"
             )
         own = torch.eye(M, dtype=torch.bool, device=like.device)[:, None]
         log_other = math.log(N - 1) - math.log(N) - math.log(M - 1)
@@ -143,8 +150,28 @@ class TotalCorrelation_ELBO(TensorELBO):
             why = f"expected it in the data plate (dim -1) alone, got the plates {[f.name for f in plates]}"
         elif q["mask"] is not None or model_trace.nodes[q["name"]]["mask"] is not None:
             why = "it is masked, and the aggregate posterior of a part of the batch is not known"
+        elif not same(q["scale"], model_trace.nodes[q["name"]]["scale"]):
+            why = "its scales in model and guide differ; weight the latent terms with kl_weight, not with poutine.scale"
         if why:
             raise ValueError(f"site {q['name']!r}: no total correlation: {why}")
+
+
+def _check_independence(guide_trace: Trace) -> None:
+    """That no latent's law is made from another latent: then q(z | x_j) at a z of x_i would be another law."""
+    sites = list(latents(guide_trace))
+    for site in sites:
+        others = [s for s in sites if s is not site and s["value"].requires_grad]
+        with torch.enable_grad():
+            density = site["fn"].log_prob(site["value"].detach()).sum()
+        if not others or not density.requires_grad:
+            continue
+        found = torch.autograd.grad(density, [s["value"] for s in others], retain_graph=True, allow_unused=True)
+        for other, gradient in zip(others, found, strict=True):
+            if gradient is not None:
+                raise ValueError(
+                    f"site {site['name']!r}: no total correlation: the guide draws it from {other['name']!r}; expected "
+                    "latents that are independent given x"
+                )
 
 
 def _is_product(law: Distribution) -> bool:

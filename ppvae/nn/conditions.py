@@ -53,4 +53,6 @@ class CovariatesCondition(nn.Module):
         self.given = (constraints.real_vector,)
 
     def forward(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        if y.shape[-1] != self.features:
+            raise ValueError(f"CovariatesCondition expected y of shape (n, {self.features}), got {tuple(y.shape)}")
         return y.to(dtype)

@@ -28,11 +28,14 @@ class HyperplaneDistances(nn.Module):
     :param dim: ambient dimension m of the points.
     :param out_features: number of hyperplanes.
     :param unit: s, about the size of the distances that come, such as the scale of a prior.
+    :raises ValueError: if ``dim`` is below 2 or ``unit`` is not positive.
     """
 
     @records_options
     def __init__(self, dim: int, out_features: int, unit: float = 1.0):
         super().__init__()
+        if dim < 2 or not unit > 0:
+            raise ValueError(f"expected dim of at least 2 and a positive unit, got {dim} and {unit}")
         self.unit = unit
         bound = 1 / math.sqrt(dim - 1)  # as nn.Linear starts
         self.a = nn.Parameter(torch.empty(out_features, dim - 1).uniform_(-bound, bound))

@@ -80,8 +80,13 @@ def test_the_density_of_a_fixed_draw_has_gradients_for_the_parameters():
     law = InverseAutoregressive(random(3), random(3).exp(), random(2), layers(3, 2))
     z = law.sample()
     for value in (z, z.clone()):
-        gradients = torch.autograd.grad(law.log_prob(value), list(law.layers[0].parameters()))
-        assert all(g.abs().sum() > 0 for g in gradients)
+        for layer in law.layers:
+            gradients = torch.autograd.grad(law.log_prob(value), list(layer.parameters()))
+            assert all(g.abs().sum() > 0 for g in gradients)
+    for p in law.layers[0].parameters():
+        p.requires_grad_(False)
+    z = law.sample()
+    assert law.log_prob(z).requires_grad
 
 
 def test_no_layers_are_the_normal_head():

@@ -1,13 +1,14 @@
 """The terms of the regularised auto-encoder against closed forms."""
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from ppvae.models import SphericalVAE, WassersteinVAE
 
 import ppvae
 from ppvae.infer import CodeNorm, DecoderGradient, InfoVAE_ELBO, Regularized
-from ppvae.nn import NormalLikelihood, SphericalDeltaHead
+from ppvae.nn import CategoricalLikelihood, NormalLikelihood, SphericalDeltaHead
 from ppvae.random import seeded
 
 X = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
@@ -58,6 +59,27 @@ def test_training_shows_the_terms_and_lowers_them(vae):
         fit = ppvae.fit(vae, X, objective=objective, epochs=60, lr=1e-2, seed=0, progress=False)
         norms[weight] = {name: fit.history[name][-1] for name in ("code", "smooth")}
     assert norms[5.0]["code"] < norms[0.0]["code"] and norms[5.0]["smooth"] < norms[0.0]["smooth"]
+
+
+def test_a_latent_that_the_data_do_not_read_has_no_part_in_the_gradient():
+    def model(x):
+        with pyro.plate("data", x.shape[0]):
+            a = pyro.sample("a", dist.Normal(torch.zeros(5), 1.0).to_event(1))
+            b = pyro.sample("b", dist.Normal(a, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(2 * b, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", x.shape[0]):
+            pyro.sample("a", dist.Delta(x, event_dim=1))
+            pyro.sample("b", dist.Delta(x, event_dim=1))
+
+    assert DecoderGradient(1.0)(model, guide, X).item() == pytest.approx(6 * 5 * 4)
+
+
+def test_classes_have_no_mean_that_moves():
+    vae = WassersteinVAE((5,), 2, (8,), likelihood=CategoricalLikelihood(3))
+    with pytest.raises(ValueError, match="site 'x': the mean of Independent does not move with the latents"):
+        DecoderGradient(1.0)(vae.model, vae.guide, torch.zeros(6, 5))
 
 
 def test_a_curved_latent_has_no_norm():

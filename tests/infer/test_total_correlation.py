@@ -194,6 +194,36 @@ def test_errors(call, message):
         call()
 
 
+def test_particles_beside_another_plate_dimension():
+    objective = TotalCorrelation_ELBO(num_particles=4000, max_plate_nesting=2)
+    found = terms(objective, Known(), LINE)
+    for name, expected in zip(PARTS, by_quadrature(LINE, 0.5), strict=True):
+        assert found[name].item() / 4 == pytest.approx(expected, abs=0.03), name
+
+
+def test_a_latent_drawn_from_another_is_refused():
+    def model(x):
+        with pyro.plate("data", x.shape[0]):
+            u = pyro.sample("u", dist.Normal(torch.zeros(x.shape[0]), 1.0))
+            v = pyro.sample("v", dist.Normal(torch.zeros(x.shape[0]), 1.0))
+            pyro.sample("x", dist.Normal(u + v, 1.0), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", torch.tensor(0.5))
+        with pyro.plate("data", x.shape[0]):
+            u = pyro.sample("u", dist.Normal(loc * x, 1.0))
+            pyro.sample("v", dist.Normal(u, 0.1))
+
+    with pyro.validation_enabled(), pytest.raises(ValueError, match=r"site 'v': .* the guide draws it from 'u'"):
+        TotalCorrelation_ELBO().differentiable_loss(model, guide, torch.randn(5))
+
+
+def test_a_scale_of_the_model_alone_is_refused():
+    vae = GaussianVAE((1, 4, 4), 2, (8,))
+    with pytest.raises(ValueError, match="its scales in model and guide differ"):
+        TotalCorrelation_ELBO().loss(poutine.scale(vae.model, 10.0), vae.guide, X)
+
+
 def test_a_masked_latent_is_refused():
     vae = GaussianVAE((1, 4, 4), 2, (8,))
     mask = torch.arange(12) < 6

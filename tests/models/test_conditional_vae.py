@@ -18,7 +18,7 @@ def trained():
     y, t = g.integers(3, size=600), g.standard_normal(600)
     x = (means[y] + t[:, None] * [1.0, 1.0] + 0.5 * g.standard_normal((600, 2))).astype(np.float32)
     with seeded(0):
-        vae = ConditionalVAE((2,), OneHotCondition(3), 1, (32,), likelihood=NormalLikelihood(0.5))
+        vae = ConditionalVAE((2,), 1, OneHotCondition(3), (32,), likelihood=NormalLikelihood(0.5))
     ppvae.fit(vae, (x, y), epochs=150, batch_size=100, lr=5e-3, seed=0, progress=False)
     return vae, x, y, t, means
 
@@ -69,3 +69,6 @@ def test_errors():
         OneHotCondition(1)
     with pytest.raises(ValueError, match="CovariatesCondition expected dim of at least 1, got 0"):
         CovariatesCondition(0)
+    vae = ConditionalVAE((2,), 1, CovariatesCondition(2), (4,), likelihood=NormalLikelihood(1.0))
+    with pytest.raises(ValueError, match=r"CovariatesCondition expected y of shape \(n, 2\), got \(6, 3\)"):
+        ppvae.encode(vae, torch.zeros(6, 2), torch.zeros(6, 3))

@@ -173,14 +173,14 @@ class TwoInputs(nn.Module):
 
 
 CONDITIONAL = {
-    "labels": (lambda: ConditionalVAE((1, 8, 8), OneHotCondition(4), 2, (16,)), BINARY, torch.arange(16) % 4),
+    "labels": (lambda: ConditionalVAE((1, 8, 8), 2, OneHotCondition(4), (16,)), BINARY, torch.arange(16) % 4),
     "labels, convolutions": (
-        lambda: ConditionalVAE((1, 8, 8), OneHotCondition(4), 2, encoder=TwoInputs(), decoder=deconvolutions(6)),
+        lambda: ConditionalVAE((1, 8, 8), 2, OneHotCondition(4), encoder=TwoInputs(), decoder=deconvolutions(6)),
         BINARY,
         torch.arange(16) % 4,
     ),
     "covariates": (
-        lambda: ConditionalVAE((5,), CovariatesCondition(2), 2, (16,), likelihood=NormalLikelihood(0.5)),
+        lambda: ConditionalVAE((5,), 2, CovariatesCondition(2), (16,), likelihood=NormalLikelihood(0.5)),
         REAL,
         REAL[:, :2].flip(0),
     ),

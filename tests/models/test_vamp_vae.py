@@ -75,3 +75,7 @@ def test_errors():
         vamp(pseudo_inputs=0)
     with pytest.raises(ValueError, match="x: expected at least 20 data, one for each pseudo-input, got 12"):
         vamp(pseudo_inputs=20).place(X)
+    with pytest.raises(ValueError, match=r"x: expected shape \(n, 5\), got \(12, 1\)"):
+        vamp(pseudo_inputs=2).place(X[:, :1])
+    with pytest.raises(ValueError, match="x: expected finite numbers"):
+        vamp(pseudo_inputs=2).place(X * torch.nan)
