@@ -29,11 +29,12 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from ppvae.models import GaussianVAE, HamiltonianVAE, VampVAE
+from torch import nn
 
 import ppvae
 from ppvae.arrays import VAE
 from ppvae.infer import CIWAE_ELBO, ELBO, IWAE_ELBO, MIWAE_ELBO, PIWAE_ELBO, DReG_ELBO, TensorELBO
-from ppvae.nn import InverseAutoregressiveHead
+from ppvae.nn import MLP, InverseAutoregressiveHead
 from ppvae.transforms import DynamicBinarization
 
 SHAPE, DIM, HIDDEN = (1, 28, 28), 20, (200, 200)
@@ -41,6 +42,12 @@ SHAPE, DIM, HIDDEN = (1, 28, 28), 20, (200, 200)
 
 def normal() -> VAE:
     return GaussianVAE(SHAPE, DIM, HIDDEN)
+
+
+def smooth() -> VAE:
+    """The networks of the Hamiltonian VAE, whose dynamics need a second derivative."""
+    encoder, decoder = MLP(SHAPE, (2 * DIM,), HIDDEN, nn.SiLU), MLP((DIM,), SHAPE, HIDDEN, nn.SiLU)
+    return GaussianVAE(SHAPE, DIM, encoder=encoder, decoder=decoder)
 
 
 def autoregressive() -> VAE:
@@ -62,7 +69,8 @@ MODELS: dict[str, tuple[Callable[[NDArray], VAE], Callable[[], TensorELBO]]] = {
     "normal, PIWAE": (lambda x: normal(), lambda: PIWAE_ELBO(8, 2)),
     "normal, DReG": (lambda x: normal(), lambda: DReG_ELBO(8)),
     "autoregressive posterior, ELBO": (lambda x: autoregressive(), ELBO),
-    "Hamiltonian posterior, ELBO": (lambda x: HamiltonianVAE(SHAPE, DIM, HIDDEN), ELBO),
+    "normal, smooth units, ELBO": (lambda x: smooth(), ELBO),
+    "Hamiltonian posterior, smooth units, ELBO": (lambda x: HamiltonianVAE(SHAPE, DIM, HIDDEN), ELBO),
     "VampPrior, ELBO": (lambda x: vamp(x), ELBO),
     "VampPrior, DReG": (lambda x: vamp(x), lambda: DReG_ELBO(8)),
 }
