@@ -32,10 +32,10 @@ from ppvae.models import GaussianVAE, HamiltonianVAE, VampVAE
 from torch import nn
 
 import ppvae
-from ppvae.arrays import VAE
 from ppvae.infer import CIWAE_ELBO, ELBO, IWAE_ELBO, MIWAE_ELBO, PIWAE_ELBO, DReG_ELBO, TensorELBO
 from ppvae.nn import MLP, InverseAutoregressiveHead
 from ppvae.transforms import DynamicBinarization
+from ppvae.vae import VAE
 
 SHAPE, DIM, HIDDEN = (1, 28, 28), 20, (200, 200)
 

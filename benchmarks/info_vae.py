@@ -40,9 +40,9 @@ from pyro import poutine
 from torch import Tensor
 
 import ppvae
-from ppvae.arrays import own_store
 from ppvae.infer import ELBO, Beta_ELBO, InfoVAE_ELBO, TensorELBO, energy_distance
 from ppvae.infer.divergences import find
+from ppvae.isolation import isolated_param_store
 from ppvae.metrics import knn_accuracy
 from ppvae.nn import PowerSphericalHead, SphericalDeltaHead
 from ppvae.random import seeded
@@ -72,7 +72,7 @@ def sample(vae: InfoVAE, n: int) -> Tensor:
 
 def codes(vae: Any, x: Tensor) -> tuple[Tensor, Any]:
     """One draw from q(z | x) for each datum, and the laws."""
-    with own_store(), torch.no_grad(), seeded(1):
+    with isolated_param_store(), torch.no_grad(), seeded(1):
         site = poutine.trace(vae.guide).get_trace(x).nodes["z"]
     return site["value"], site["fn"]
 
@@ -106,7 +106,7 @@ def train_mixture(objective: TensorELBO, seed: int, steps: int, lr: float, long:
 
     With lambda at 1000 from the start the noise of D drowns the first steps, and the codes never come to say anything.
     """
-    with seeded(seed), own_store():
+    with seeded(seed), isolated_param_store():
         vae, x = InfoVAE((2,), dim=1, hidden=(100, 100)), draw(n)
         optimizer = torch.optim.Adam(vae.parameters(), lr, fused=True)
         for step in range(steps):
@@ -268,7 +268,7 @@ def mnist(args: argparse.Namespace) -> None:
 
 
 def prior_sample(vae: Any, x: Tensor) -> Tensor:
-    with own_store(), torch.no_grad(), seeded(2):
+    with isolated_param_store(), torch.no_grad(), seeded(2):
         return poutine.trace(vae.model).get_trace(x).nodes["z"]["fn"].sample()
 
 

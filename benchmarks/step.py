@@ -38,8 +38,8 @@ from ppvae.models import GaussianVAE, SphericalVAE
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from ppvae.arrays import own_store
 from ppvae.infer import ELBO, IWAE_ELBO
+from ppvae.isolation import isolated_param_store
 from ppvae.steps import Graph, Inductor, make_step, settle
 from ppvae.train import _Sliced
 
@@ -174,7 +174,7 @@ def ours(net: dict[str, Any], x: Tensor, law: str, mode: Any, samples: int = 1) 
     step = make_step(settle(mode, vae, optimizer, 0, say), vae, objective, optimizer, batches, None, say)
 
     def block() -> None:
-        with own_store(), pyro.validation_enabled(False):
+        with isolated_param_store(), pyro.validation_enabled(False):
             step.clear()
             for key in batches:
                 step(*key)

@@ -40,9 +40,9 @@ from scipy.special import logsumexp
 from torch import Tensor, nn
 
 import ppvae
-from ppvae.arrays import VAE
 from ppvae.manifolds import Hyperboloid, Sphere
 from ppvae.nn import NormalLikelihood
+from ppvae.vae import VAE
 
 DIM, DEPTH = 50, 6
 

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from ppvae.arrays import VAE
 from ppvae.infer import TensorELBO
 from ppvae.random import seeded
 from ppvae.steps import DeviceStep, Gradients, Step, Sums, Transform
+from ppvae.vae import VAE
 
 __all__ = ["Group", "Share", "SharedGradients", "SharedSums", "group", "make_step"]
 

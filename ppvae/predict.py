@@ -7,37 +7,24 @@ they were.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import Independent
 from torch.distributions.constraints import is_dependent
 
-from ppvae.arrays import (
-    VAE,
-    check_finite,
-    check_pair,
-    check_support,
-    evaluating,
-    home,
-    on_disk,
-    own_store,
-    read_rows,
-    to_tensors,
-)
 from ppvae.distributions import center
+from ppvae.distributions.base import base_law
 from ppvae.infer import ELBO, CenterMessenger
-from ppvae.infer.elbo import latents
 from ppvae.infer.iwae import LogWeights
-from ppvae.random import seeded
+from ppvae.infer.sites import data_first, data_last, latents, plate_nesting
+from ppvae.inputs import check_finite, check_support, integer, on_disk, read_rows, to_tensors
 from ppvae.steps import CompiledLikelihood, narrate
+from ppvae.vae import VAE, check_vae_interface, device_and_dtype, first_traces, quiet
 
 Array = Any  # numpy array, or tensor where x was one
 
@@ -49,11 +36,12 @@ def encode(vae: VAE, x: Array, *given: Array, batch_size: int = 4096) -> Any:
     :return: array (n, *event) of the latent site, or a dict of such arrays where there are several sites.
     :raises ValueError: if x has another shape or dtype than the VAE reads, or values that are not finite.
     """
+    batch_size = integer("batch_size", batch_size)
     parts: dict[str, list[Tensor]] = {}
-    with _asking(vae), CenterMessenger():
+    with quiet(vae), CenterMessenger():
         for batch in _prepared(vae, (x, *given), batch_size):
             for site in latents(poutine.trace(vae.guide).get_trace(*batch)):
-                parts.setdefault(site["name"], []).append(site["value"])
+                parts.setdefault(site["name"], []).append(data_first(site))
     codes = {name: _like(torch.cat(values), x) for name, values in parts.items()}
     return next(iter(codes.values())) if len(codes) == 1 else codes
 
@@ -66,7 +54,7 @@ def guide_laws(vae: VAE, x: Array, *given: Array) -> dict[str, Any]:
     :param x: data of shape (n, *vae.shape); ``given`` is what the model is conditioned on.
     :raises ValueError: if x has another shape or dtype than the VAE reads, or values that are not finite.
     """
-    with _asking(vae), CenterMessenger():
+    with quiet(vae), CenterMessenger():
         data = to_tensors(vae, (x, *given))
         check_finite(data[0])
         trace = poutine.trace(vae.guide).get_trace(*data)
@@ -78,21 +66,22 @@ def decode(
 ) -> Array:
     """The mean of p(x | z) at latents z, or with ``sample`` a draw from it.
 
-    ``decode(vae, encode(vae, x))`` is ``reconstruct(vae, x)``. Of classes it is the most probable one in place of the
-    mean, of points of a curved space the centre.
+    ``decode(vae, encode(vae, x))`` is ``reconstruct(vae, x)``. For categorical data it is the mode in place of the
+    mean, for points of a curved space the centre.
 
     :param z: latents as :func:`encode` returns them: an array (n, *event), or a dict of such arrays by site.
     :param given: what the model is conditioned on, n rows each.
-    :param seed: seed of the draws; where None the global generator is used and moved.
+    :param seed: seed of the draws. Without one they come from the global generator and move it.
     :return: array (n, *vae.shape), a tensor where z is one.
     :raises ValueError: if a latent is missing or unknown, has another shape than its site, is not finite, or lies off
         its manifold.
     """
     if isinstance(z, dict) and not z:
         raise ValueError("z: expected the latents by site, got an empty dict")
+    batch_size = integer("batch_size", batch_size)
     first = next(iter(z.values())) if isinstance(z, dict) else z
-    with _asking(vae, seed):
-        device, dtype = home(vae)
+    with quiet(vae, seed):
+        device, dtype = device_and_dtype(vae)
         blank = torch.zeros((len(first), *vae.shape), dtype=dtype, device=device)
         data = to_tensors(vae, (blank, *given))
         codes = _codes(vae, z, data)
@@ -100,8 +89,9 @@ def decode(
         for start in range(0, len(blank), batch_size):
             rows = slice(start, start + batch_size)
             trace = poutine.Trace()
-            for name, code in codes.items():
-                trace.add_node(name, name=name, type="sample", value=code[rows], is_observed=False, infer={})
+            for name, (code, site) in codes.items():
+                value = data_last(code[rows], site)
+                trace.add_node(name, name=name, type="sample", value=value, is_observed=False, infer={})
             batch = tuple(tensor[rows] for tensor in data)
             out.append(_observation(poutine.replay(vae.model, trace=trace), batch, sample))
     return _like(torch.cat(out), first)
@@ -110,12 +100,13 @@ def decode(
 def reconstruct(vae: VAE, x: Array, *given: Array, sample: bool = False, batch_size: int = 4096) -> Array:
     """The mean of p(x | z) at the centre of q(z | x), or with ``sample`` a draw from it; shape of x.
 
-    Of classes it is the most probable one in place of the mean, of points of a curved space the centre.
+    For categorical data it is the mode in place of the mean, for points of a curved space the centre.
 
     :raises ValueError: if x has another shape or dtype than the VAE reads, or values that are not finite.
     """
+    batch_size = integer("batch_size", batch_size)
     out = []
-    with _asking(vae):
+    with quiet(vae):
         for batch in _prepared(vae, (x, *given), batch_size):
             with CenterMessenger():
                 guide_trace = poutine.trace(vae.guide).get_trace(*batch)
@@ -128,17 +119,16 @@ def generate(
 ) -> np.ndarray:
     """n data from the model: the mean of p(x | z) at draws z ~ p(z), or with ``sample`` draws of x too.
 
-    Of classes it is the most probable one in place of the mean, of points of a curved space the centre.
+    For categorical data it is the mode in place of the mean, for points of a curved space the centre.
 
     :param n: number of data.
     :param given: what the model is conditioned on, n rows each.
-    :param seed: seed of the draws; where None the global generator is used and moved.
+    :param seed: seed of the draws. Without one they come from the global generator and move it.
     :return: array (n, *vae.shape).
     """
-    if n < 1:
-        raise ValueError(f"generate: expected n of at least 1, got {n}")
-    with _asking(vae, seed):
-        device, dtype = home(vae)
+    n, batch_size = integer("n", n), integer("batch_size", batch_size)
+    with quiet(vae, seed):
+        device, dtype = device_and_dtype(vae)
         blank = torch.zeros((n, *vae.shape), dtype=dtype, device=device)
         batches = _batches(to_tensors(vae, (blank, *given)), batch_size)
         return torch.cat([_observation(vae.model, batch, sample) for batch in batches]).cpu().numpy()
@@ -156,32 +146,45 @@ class LogLikelihood:
     @cached_property
     def values(self) -> np.ndarray:
         """log (1/S) sum_s w_s for each datum, shape (n,). Its expectation is at most log p(x)."""
+        top = self._top
+        with np.errstate(divide="ignore"):  # the log of weights that are all zero is -inf
+            return top[:, 0] + np.log(np.exp(self.log_weights - top).mean(1))
+
+    @property
+    def _top(self) -> np.ndarray:
+        """The largest log weight of each datum, 0 where all weights are zero: what is subtracted must be finite."""
         top = self.log_weights.max(1, keepdims=True)
-        return top[:, 0] + np.log(np.exp(self.log_weights - top).mean(1))
+        return np.where(np.isneginf(top), 0.0, top)
 
     @cached_property
     def _weights(self) -> np.ndarray:
-        weights = np.exp(self.log_weights - self.log_weights.max(1, keepdims=True))
-        return weights / weights.sum(1, keepdims=True)
+        """The normalised weights; all zero where all weights are."""
+        weights = np.exp(self.log_weights - self._top)
+        total = weights.sum(1, keepdims=True)
+        return weights / np.where(total > 0, total, 1)
 
     @cached_property
     def error(self) -> np.ndarray:
-        """Monte Carlo standard error of each value, by the delta method: sd(w) / (sqrt(S) mean(w)), shape (n,)."""
-        S = self.log_weights.shape[1]
-        return (
-            np.sqrt(S / max(S - 1, 1) * ((self._weights - 1 / S) ** 2).sum(1))
-            if S > 1
-            else np.full(len(self.log_weights), np.nan)
-        )
+        """Monte Carlo standard error of each value, by the delta method: sd(w) / (sqrt(S) mean(w)), shape (n,).
+
+        It is NaN for one sample, and infinite for a datum whose weights are all zero.
+        """
+        n, S = self.log_weights.shape
+        if S == 1:
+            return np.full(n, np.nan)
+        error = np.sqrt(S / (S - 1) * ((self._weights - 1 / S) ** 2).sum(1))
+        return np.where(np.isneginf(self.values), np.inf, error)
 
     @cached_property
     def ess(self) -> np.ndarray:
-        """Effective sample size 1 / sum_s w_s^2 of the normalised weights, between 1 and S, shape (n,)."""
-        return 1 / (self._weights**2).sum(1)
+        """Effective sample size 1 / sum_s w_s^2 of the normalised weights, shape (n,): between 1 and S, 0 where all
+        weights are zero."""
+        squares = (self._weights**2).sum(1)
+        return np.where(squares > 0, 1 / np.where(squares > 0, squares, 1), 0.0)
 
     @cached_property
     def pareto_k(self) -> np.ndarray:
-        """Pareto k-hat of the weights, shape (n,): above 0.7 the guide is too narrow, and the value wrong.
+        """Pareto k-hat of the weights, shape (n,): above 0.7 the guide is too narrow, and the value too low.
 
         Source: Vehtari et al. (2024), https://www.jmlr.org/papers/v25/19-556.html
         """
@@ -229,29 +232,33 @@ def log_likelihood(
 
     :param x: data of shape (n, *vae.shape), binarised where the likelihood is binary.
     :param num_samples: S.
-    :param seed: seed of the draws; where None the global generator is used and moved.
-    :param chunk: how many (datum, sample) pairs go through the decoder at once; memory is proportional to it. Where
-        None as many as make four million numbers of data: more at once leave the caches of a CPU, and take longer.
-    :param compile: whether the densities of a chunk are compiled first, which takes several seconds and pays where
-        there are many chunks. The draws stay the same; what cannot be compiled is run as it is, and said.
-    :raises ValueError: if x is outside the support of the likelihood, or a site outside the data plate.
+    :param seed: seed of the draws. Without one they come from the global generator and move it.
+    :param chunk: how many (datum, sample) pairs go through the decoder at once; memory is proportional to it. By
+        default as many as make four million numbers of data: more at once leave the caches of a CPU and take longer.
+    :param compile: whether the densities of a chunk are compiled first. This takes several seconds and pays for many
+        chunks. The draws stay the same. If the densities cannot be compiled, a line says so and they run eagerly.
+    :raises ValueError: if x is outside the support of the likelihood, a site is outside the data plate, or the guide
+        has no density that covers the prior (rules 2 to 5 of :func:`ppvae.infer.sites.check_pair`).
 
     Source: Burda, Grosse and Salakhutdinov (2016), https://arxiv.org/abs/1509.00519
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples: expected at least 1, got {num_samples}")
-    check_pair(vae)
-    if chunk is None:
-        chunk = min(50_000, 2**22 // math.prod(vae.shape))
-    particles = min(num_samples, max(1, chunk))
+    num_samples = integer("num_samples", num_samples)
+    check_vae_interface(vae)
+    chunk = max(1, min(50_000, 2**22 // math.prod(vae.shape))) if chunk is None else integer("chunk", chunk)
+    particles = min(num_samples, chunk)
     log_weights, row = np.empty((len(x), num_samples)), 0
-    weigh: dict[int, Callable[..., Tensor]] = {
-        K: partial(_log_weights, vae, K) for K in {particles, num_samples % particles}
-    }
-    if compile:
-        weigh[particles] = CompiledLikelihood(vae, weigh[particles], narrate)
-    with _asking(vae, seed):
-        for batch in _prepared(vae, (x, *given), max(1, chunk // particles), partial(check_support, vae)):
+    weigh: dict[int, Callable[..., Tensor]] = {}
+
+    def check(tensors: tuple[Tensor, ...], row: int = 0) -> None:
+        traces = check_support(vae, tensors, row, needs="weights")
+        if not weigh:
+            for K in {particles, num_samples % particles}:
+                weigh[K] = partial(_log_weights, vae, K, plate_nesting(*traces))
+            if compile:
+                weigh[particles] = CompiledLikelihood(vae, weigh[particles], narrate)
+
+    with quiet(vae, seed):
+        for batch in _prepared(vae, (x, *given), max(1, chunk // particles), check):
             rows = slice(row, row + batch[0].shape[0])
             for start in range(0, num_samples, particles):
                 K = min(particles, num_samples - start)
@@ -260,9 +267,9 @@ def log_likelihood(
     return LogLikelihood(log_weights)
 
 
-def _log_weights(vae: VAE, K: int, *batch: Tensor) -> Tensor:
+def _log_weights(vae: VAE, K: int, nesting: int, *batch: Tensor) -> Tensor:
     """log p(x, z_k) / q(z_k | x) for K draws, shape (batch, K)."""
-    objective = ELBO(K)
+    objective = ELBO(K, max_plate_nesting=nesting)
     model_trace, guide_trace = objective.traces(vae.model, vae.guide, *batch)
     return LogWeights(model_trace, guide_trace, objective.max_plate_nesting, K).log_w().mT
 
@@ -270,19 +277,15 @@ def _log_weights(vae: VAE, K: int, *batch: Tensor) -> Tensor:
 def _observation(model: Any, batch: tuple[Tensor, ...], sample: bool) -> Tensor:
     if sample:
         return poutine.trace(poutine.uncondition(model)).get_trace(*batch).nodes["x"]["value"]
-    law = poutine.trace(model).get_trace(*batch).nodes["x"]["fn"]
-    while isinstance(law, Independent):
-        law = law.base_dist
+    law = base_law(poutine.trace(model).get_trace(*batch).nodes["x"]["fn"])
     has_center = center.dispatch(type(law)) is not center.dispatch(object)
     return center(law) if has_center else law.mean
 
 
-def _codes(vae: VAE, z: Any, data: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """The latents by site, checked against the laws of the model."""
-    one = tuple(tensor[:1] for tensor in data)
-    with seeded(0), CenterMessenger():
-        guide_trace = poutine.trace(vae.guide).get_trace(*one)
-        model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*one)
+def _codes(vae: VAE, z: Any, data: tuple[Tensor, ...]) -> dict[str, tuple[Tensor, Any]]:
+    """The latents by site, checked against the laws of the model, each with its site."""
+    with CenterMessenger():
+        model_trace, guide_trace = first_traces(vae, data)
     sites = {site["name"]: site for site in latents(model_trace)}
     auxiliary = {site["name"] for site in latents(guide_trace)} - set(sites)  # of the guide alone, as encode has them
     if not isinstance(z, dict):
@@ -293,7 +296,7 @@ def _codes(vae: VAE, z: Any, data: tuple[Tensor, ...]) -> dict[str, Tensor]:
         raise ValueError(f"z: expected the latents {', '.join(sites)}, got {', '.join(map(str, z))}")
     codes = {}
     for name, site in sites.items():
-        like, support = site["value"], site["fn"].support
+        like, support = data_first(site), site["fn"].support
         code = torch.as_tensor(z[name])
         code = code.to(like.device, like.dtype if code.is_floating_point() else code.dtype)
         if code.shape != (data[0].shape[0], *like.shape[1:]):
@@ -305,7 +308,7 @@ def _codes(vae: VAE, z: Any, data: tuple[Tensor, ...]) -> dict[str, Tensor]:
         if not inside.all():
             row = int((~inside).nonzero()[0, 0])
             raise ValueError(f"z: expected points of {support} at site {name}, got another first in row {row}")
-        codes[name] = code
+        codes[name] = code, site
     return codes
 
 
@@ -326,13 +329,6 @@ def _prepared(
         tensors = to_tensors(vae, read_rows(data, slice(start, start + batch_size)))
         check(tensors, start)
         yield tensors
-
-
-@contextmanager
-def _asking(vae: VAE, seed: int | None = None) -> Iterator[None]:
-    check_pair(vae)
-    with own_store(), evaluating(vae), torch.no_grad(), pyro.validation_enabled(False), seeded(seed):
-        yield
 
 
 def _batches(data: tuple[Tensor, ...], batch_size: int) -> Iterator[tuple[Tensor, ...]]:

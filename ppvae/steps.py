@@ -34,8 +34,8 @@ from torch.fx import GraphModule
 from torch.optim import SGD, Optimizer
 from tqdm import tqdm
 
-from ppvae.arrays import VAE
 from ppvae.infer import TensorELBO
+from ppvae.vae import VAE
 
 Transform = Callable[[Tensor], Tensor]
 Mode = Literal["graph", "inductor", False]

@@ -22,21 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ppvae import parallel
-from ppvae.arrays import (
-    VAE,
-    check_domain,
-    check_pair,
-    check_support,
-    evaluating,
-    home,
-    on_disk,
-    own_store,
-    precise,
-    read_rows,
-    to_tensors,
-)
 from ppvae.checkpoint import Checkpoint, Generators, checksums, fingerprint, outline
 from ppvae.infer import ELBO, TensorELBO
+from ppvae.inputs import check_domain, check_support, on_disk, read_rows, to_tensors
+from ppvae.isolation import isolated_param_store, matmul_precision
 from ppvae.random import seeded
 from ppvae.steps import (
     NotFiniteError,
@@ -49,6 +38,7 @@ from ppvae.steps import (
     settle,
     transformed,
 )
+from ppvae.vae import VAE, check_vae_interface, device_and_dtype, evaluating
 
 LR = 1e-3
 
@@ -217,7 +207,7 @@ def fit(
             f"objective: expected an object of ppvae.infer such as ELBO(), got {objective!r}; "
             "Pyro's own objectives are trained with Pyro's SVI"
         )
-    check_pair(vae)
+    check_vae_interface(vae)
     found = checkpoint is not None and Path(checkpoint).exists()
     if found and not resume:
         raise FileExistsError(f"{checkpoint} exists; continue it with resume=True, or choose another file")
@@ -230,7 +220,12 @@ def fit(
         processes.wait()  # before the first of them writes the checkpoint that others look for
 
     vae.to(device=device, dtype=dtype)
-    with own_store(), seeded(seed), pyro.validation_enabled(False), precise(precision, home(vae)[0]):
+    with (
+        isolated_param_store(),
+        seeded(seed),
+        pyro.validation_enabled(False),
+        matmul_precision(precision, device_and_dtype(vae)[0]),
+    ):
         batches = _batches(vae, data, batch_size, transform, training=True, say=progress)
         held_out = None
         if validation is not None:
@@ -262,7 +257,7 @@ def fit(
                 "warmup": warmup,
                 "patience": patience,
                 "seed": seed,
-                "dtype": str(home(vae)[1]),
+                "dtype": str(device_and_dtype(vae)[1]),
                 **({} if precision == "float32" else {"precision": precision}),
                 **({} if processes is None else {"processes": processes.size}),
             }
@@ -270,7 +265,7 @@ def fit(
                 "fit": result,
                 "vae": vae,
                 "optimizer": stepper,
-                "generators": Generators(home(vae)[0]),
+                "generators": Generators(device_and_dtype(vae)[0]),
             }
             if schedule is not None:
                 parts["scheduler"] = schedule
@@ -329,7 +324,7 @@ def _train(
     vae = result.vae
     full_weight = objective.kl_weight
     whole = float(full_weight)
-    objective.kl_weight = full_weight.to(home(vae)[0]).clone()  # a captured step reads it there
+    objective.kl_weight = full_weight.to(device_and_dtype(vae)[0]).clone()  # a captured step reads it there
     vae.train()
     start = time.perf_counter() - result.seconds
     first = result.epochs + 1
@@ -366,7 +361,7 @@ def _train(
                 processes.level(vae)
             if held_out is not None:
                 objective.kl_weight.fill_(whole)
-                sums = Sums() if processes is None else parallel.SharedSums(home(vae)[0])
+                sums = Sums() if processes is None else parallel.SharedSums(device_and_dtype(vae)[0])
                 valid = _evaluate(vae, objective, held_out, epoch, sums)
                 record |= {f"valid_{name}": value for name, value in valid.items()}
             result.seconds = record["seconds"] = time.perf_counter() - start
@@ -473,7 +468,7 @@ class _Loaded:
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         n = 0
         for batch in self.loader:
-            tensors = to_tensors(self.vae, batch, say=self.say)
+            tensors = to_tensors(self.vae, batch, announce=self.say)
             self.say = False
             if not self.checked:
                 _check_values(self.vae, tensors, self.transform)
@@ -501,7 +496,7 @@ class _OnDisk:
         self.n, chunk = len(data[0] if isinstance(data, (tuple, list)) else data), 4096
         sums: list[int] = []
         for start in range(0, max(self.n, 1), chunk):
-            tensors = to_tensors(vae, read_rows(data, slice(start, start + chunk)), say=say and not start)
+            tensors = to_tensors(vae, read_rows(data, slice(start, start + chunk)), announce=say and not start)
             _check_values(vae, tensors, transform, start)
             sums = checksums(tensors, sums)
         self.identity = [
@@ -528,7 +523,7 @@ class _OnDisk:
 
     def _read(self, rows: np.ndarray) -> tuple[Any, ...]:
         arrays = read_rows(self.data, rows)
-        if home(self.vae)[0].type != "cuda":
+        if device_and_dtype(self.vae)[0].type != "cuda":
             return arrays
         return tuple(torch.as_tensor(array).pin_memory() for array in arrays)
 
@@ -544,7 +539,7 @@ def _batches(vae: VAE, data: Any, batch_size: int, transform: Transform | None, 
         return _Loaded(vae, data, transform, say)
     if isinstance(data, Dataset):
         iterable = isinstance(data, torch.utils.data.IterableDataset)
-        pinned = home(vae)[0].type == "cuda"
+        pinned = device_and_dtype(vae)[0].type == "cuda"
         loader = DataLoader(data, batch_size, shuffle=training and not iterable, pin_memory=pinned)
         return _Loaded(vae, loader, transform, say)
     if on_disk(data):
@@ -552,8 +547,8 @@ def _batches(vae: VAE, data: Any, batch_size: int, transform: Transform | None, 
         if training:
             _check_last_batch(vae, mapped.n, batch_size)
         return mapped
-    tensors = to_tensors(vae, data, say=say, compact=training)
-    dtype = home(vae)[1]
+    tensors = to_tensors(vae, data, announce=say, compact=training)
+    dtype = device_and_dtype(vae)[1]
     n, chunk = tensors[0].shape[0], 4096 if tensors[0].dtype == torch.uint8 else tensors[0].shape[0]
     for start in range(0, n, chunk):
         x, *given = (t[start : start + chunk] for t in tensors)

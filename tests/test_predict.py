@@ -10,9 +10,9 @@ from ppvae.models import GaussianVAE, SphericalVAE
 from torch import nn
 
 import ppvae
-from ppvae.arrays import to_tensors
 from ppvae.distributions import HypersphericalUniform, VonMisesFisher
 from ppvae.infer import ELBO, IWAE_ELBO
+from ppvae.inputs import to_tensors
 from ppvae.nn import NormalLikelihood
 from ppvae.predict import LogLikelihood, _log_weights
 from ppvae.random import seeded
@@ -158,7 +158,7 @@ class TestLogLikelihood:
             ppvae.log_likelihood(Shared((1, 4, 4), 2, (8,)), X, num_samples=3)
 
     def test_arguments(self):
-        with pytest.raises(ValueError, match="num_samples: expected at least 1, got 0"):
+        with pytest.raises(ValueError, match="num_samples: expected a whole number of at least 1, got 0"):
             ppvae.log_likelihood(make(), X, num_samples=0)
 
 
@@ -255,7 +255,7 @@ class TestGenerateAndReconstruct:
         assert ppvae.generate(vae, 3).shape == (3, 1, 4, 4) and ppvae.reconstruct(vae, X).shape == X.shape
 
     def test_arguments(self):
-        with pytest.raises(ValueError, match="expected n of at least 1, got 0"):
+        with pytest.raises(ValueError, match="n: expected a whole number of at least 1, got 0"):
             ppvae.generate(make(), 0)
         with pytest.raises(ValueError, match=r"expected shape \(n, 1, 4, 4\), got \(7, 4, 4\)"):
             ppvae.reconstruct(make(), X[:, 0])
@@ -359,7 +359,7 @@ def test_each_datum_is_encoded_once_for_all_samples_of_a_chunk():
 @pytest.mark.parametrize("model", [GaussianVAE, SphericalVAE])
 def test_the_traced_weights_of_the_likelihood_are_those_of_eager(model):
     vae, x = make(model, dim=3).eval(), torch.tensor(X)
-    function = partial(_log_weights, vae, 5)
+    function = partial(_log_weights, vae, 5, 1)
     state = torch.get_rng_state()
     graph, tensors = trace_function(vae, function, (x,))
     assert torch.equal(torch.get_rng_state(), state)

@@ -265,7 +265,7 @@ class TestTraining:
         vae = make()
         norm = torch.nn.BatchNorm1d(6)
         vae.encoder = torch.nn.Sequential(norm, vae.encoder)
-        from ppvae.arrays import check_support, to_tensors
+        from ppvae.inputs import check_support, to_tensors
 
         check_support(vae, to_tensors(vae, X))
         assert int(norm.num_batches_tracked) == 0

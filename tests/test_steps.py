@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import ppvae
 from ppvae import steps, train
-from ppvae.arrays import own_store
 from ppvae.infer import ELBO, IWAE_ELBO, InfoVAE_ELBO, Regularized
 from ppvae.infer.objectives import find, names
+from ppvae.isolation import isolated_param_store
 from ppvae.steps import Gradients, trace
 from ppvae.transforms import DynamicBinarization
 
@@ -65,7 +65,7 @@ def test_a_trace_has_the_terms_and_gradients_of_the_step_it_is_of(vae, objective
     # a trace that holds no number of this batch: it is run on another, with another KL weight
     other, weight = x.flip(0), torch.tensor(0.3)
     state = torch.get_rng_state()
-    with own_store(), pyro.validation_enabled(False):
+    with isolated_param_store(), pyro.validation_enabled(False):
         graph, tensors, terms = trace(gradients, (x,))
         assert torch.equal(state, torch.get_rng_state())
         with torch.random.fork_rng():

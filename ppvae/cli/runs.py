@@ -18,17 +18,18 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from numpy.typing import NDArray
-from pyro import poutine
 
 import ppvae
-from ppvae.arrays import evaluating, own_store, to_tensors
 from ppvae.cli import processes
 from ppvae.cli.options import TOLD, fit_options, model_options, record
 from ppvae.cli.preparation import Prepared, open_data, prepare, settle
 from ppvae.infer import ELBO
-from ppvae.infer.elbo import kl_terms, latents
+from ppvae.infer.elbo import kl_terms
+from ppvae.infer.sites import latents
+from ppvae.inputs import to_tensors
 from ppvae.io import write
 from ppvae.random import seeded
+from ppvae.vae import first_traces, quiet
 
 #: Files whose presence makes a folder a run.
 FILES = ("run.yaml", "model.safetensors", "history.csv", "evaluation.json", "posterior.npz", "checkpoint.safetensors")
@@ -230,7 +231,7 @@ def _each(labels: NDArray, n: int) -> NDArray:
 def _kl(vae: Any, data: tuple[NDArray, ...], seed: int, batch_size: int = 4096) -> NDArray:
     """KL(q(z | x) || p(z)) of each datum, summed over its latents; one draw of it where it has no closed form."""
     parts = []
-    with own_store(), seeded(seed), evaluating(vae), torch.no_grad():
+    with quiet(vae, seed):
         for start in range(0, len(data[0]), batch_size):
             batch = to_tensors(vae, tuple(array[start : start + batch_size] for array in data))
             terms = kl_terms(*ELBO().traces(vae.model, vae.guide, *batch))
@@ -246,10 +247,8 @@ def report_run(name: str, run: Path) -> "ppvae.report.Run":
     prepared = _data_of(ran)
     x = prepared.test[:2000]
     y = tuple(array[:2000] for array in given(vae, prepared, "test", ran["model"]))
-    with own_store(), seeded(0), evaluating(vae), torch.no_grad():
-        sites = list(
-            latents(poutine.trace(vae.guide).get_trace(*to_tensors(vae, (x[:1], *(array[:1] for array in y)))))
-        )
+    _, guide_trace = first_traces(vae, to_tensors(vae, (x[:1], *(array[:1] for array in y))))
+    sites = list(latents(guide_trace))
     codes = ppvae.encode(vae, x, *y)
     labels = prepared.labels["test"]
     measured = _measured(run / "evaluation.json")

@@ -23,6 +23,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints, kl_divergence
 from torch.distributions.kl import register_kl
 
+from ppvae.distributions.base import base_support
 from ppvae.distributions.center import center
 from ppvae.manifolds.embeddings import Embedding, image, invert, log_volume
 
@@ -79,10 +80,7 @@ class EmbeddedPushforward(TorchDistribution):
     @property
     def _side(self) -> constraints.Constraint | None:
         """The support of one coordinate of z."""
-        support = self.base.support
-        while isinstance(support, constraints.independent):
-            support = support.base_constraint
-        return support
+        return base_support(self.base.support)
 
     @property
     def _bounded(self) -> bool:

@@ -19,11 +19,10 @@ from torch import Tensor
 from ppvae.infer.elbo import (
     TensorELBO,
     kl_terms,
-    number_of_data,
-    observations,
     reconstruction_terms,
     sum_terms,
 )
+from ppvae.infer.sites import number_of_data, observations
 
 
 class Beta_ELBO(TensorELBO):

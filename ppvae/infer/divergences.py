@@ -35,6 +35,8 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.utils.checkpoint import checkpoint
 
+from ppvae.distributions.base import base_support
+
 #: D(p, q) from samples p of shape (n, *event) and q of shape (m, *event): a scalar.
 Divergence = Callable[[Tensor, Tensor], Tensor]
 #: Distances (n, m) of points (n, 1, *event) and (1, m, *event), and (n,) of points (n, *event).
@@ -212,8 +214,7 @@ def find(name: str, support: constraints.Constraint, event_shape: Size) -> Diver
     :param event_shape: shape of a point.
     :raises ValueError: if no divergence has this name.
     """
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support = base_support(support)
     scale = max(1, (event_shape if support is constraints.real else event_shape[:-1]).numel())
     table: dict[str, Divergence] = {
         "mmd": partial(mmd, kernel=SquaredExponential(scale), paired=True),

@@ -27,8 +27,9 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from ppvae.infer.elbo import TensorELBO, latents, observations
+from ppvae.infer.elbo import TensorELBO
 from ppvae.infer.iwae import LogWeights
+from ppvae.infer.sites import Needs, latents, observations
 
 
 class SplitELBO(TensorELBO):
@@ -43,6 +44,9 @@ class SplitELBO(TensorELBO):
     def coefficients(self, log_w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weights, shape (particles, batch), of d log p(x, z) / d theta at fixed z, of d log w / dz, and of
         -kl_weight d log q(z | x) / d phi at fixed z; without gradients."""
+
+    def needs(self, name: str) -> Needs:
+        return "weights"
 
     def _get_trace(self, model: Callable, guide: Callable, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         with _Leaves():

@@ -13,7 +13,7 @@ References:
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -22,12 +22,11 @@ from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO as PyroELBO
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
-from pyro.poutine.util import site_is_subsample
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 from torch.distributions.kl import kl_divergence
 
-Site = Any  # a sample site: Pyro's Message, whose optional entries are all there once it is in a trace
+from ppvae.infer.sites import Needs, Site, check_pair, latents, log_prob, number_of_data, observations, same_scale
 
 
 class TensorELBO(PyroELBO):
@@ -64,10 +63,11 @@ class TensorELBO(PyroELBO):
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
         if is_validation_enabled():
+            check_pair(model_trace, guide_trace, self.needs)
             check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
             for trace in (model_trace, guide_trace):
                 trace.compute_log_prob()
-                for site in _sample_sites(trace):
+                for site in (*latents(trace), *observations(trace)):
                     check_site_shape(site, self.max_plate_nesting)
         if torch.is_grad_enabled():
             for site in latents(guide_trace):
@@ -77,6 +77,17 @@ class TensorELBO(PyroELBO):
                         f"{type(self).__name__} needs; use a law with rsample, EnumeratedELBO, or Pyro's Trace_ELBO"
                     )
         return model_trace, guide_trace
+
+    def needs(self, name: str) -> Needs:
+        """What the objective needs of the guide at a latent, see :func:`ppvae.infer.sites.check_pair`."""
+        return "bound"
+
+    def measure(
+        self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
+    ) -> tuple[dict[str, Tensor], Tensor | float]:
+        """:meth:`terms` for one batch, and how many data they are sums over, plate scales included."""
+        model_trace, guide_trace = self.traces(model, guide, *args, **kwargs)
+        return self.terms(model_trace, guide_trace), number_of_data(model_trace.nodes["x"])
 
     def all_terms(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """:meth:`terms` for one batch of data."""
@@ -146,7 +157,7 @@ def kl_terms(model_trace: Trace, guide_trace: Trace, skip: Collection[str] = ())
             continue
         p: Site = model_trace.nodes[name]
         try:
-            if not (same_order and same(p["scale"], q["scale"]) and p["mask"] is q["mask"]):
+            if not (same_order and same_scale(p["scale"], q["scale"]) and p["mask"] is q["mask"]):
                 raise NotImplementedError
             terms[name] = scale_and_mask(kl_divergence(q["fn"], p["fn"]), q["scale"], q["mask"])
         except NotImplementedError:  # what torch raises where no closed form is registered
@@ -155,43 +166,6 @@ def kl_terms(model_trace: Trace, guide_trace: Trace, skip: Collection[str] = ())
         if factor["name"] not in skip:
             terms[factor["name"]] = log_prob(guide_trace, factor)
     return terms
-
-
-def log_prob(trace: Trace, site: Site) -> Tensor:
-    """The site's log density at its value, scaled and masked; computed once for a trace."""
-    trace.compute_log_prob(lambda name, _: name == site["name"])
-    return site["log_prob"]
-
-
-def latents(trace: Trace) -> Iterator[Site]:
-    """The unobserved sample sites."""
-    return (site for site in _sample_sites(trace) if not site["is_observed"])
-
-
-def observations(trace: Trace) -> Iterator[Site]:
-    """The observed sample sites and factors; ``pyro.deterministic`` sites carry no density and are left out."""
-    return (s for s in _sample_sites(trace) if s["is_observed"] and not s["infer"].get("_deterministic"))
-
-
-def _sample_sites(trace: Trace) -> Iterator[Site]:
-    return (s for s in trace.nodes.values() if s["type"] == "sample" and not site_is_subsample(s))
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two plate scales are known to be equal; tensors are not compared by value, which waits for the device."""
-    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
-
-
-def number_of_data(site: Site) -> Tensor | float:
-    """How many data the loss sums over: the size of the data plate (dim -1), times the scale of the site.
-
-    :raises ValueError: if the site is outside the data plate.
-    """
-    sizes = [frame.size for frame in site["cond_indep_stack"] if frame.vectorized and frame.dim == -1]
-    if not sizes:
-        raise ValueError(f"site {site['name']!r}: expected it in the data plate (dim -1), found it outside")
-    scale = site["scale"]
-    return scale.expand(sizes[0]).sum() if isinstance(scale, Tensor) else scale * sizes[0]
 
 
 def sum_terms(terms: dict[str, Tensor]) -> Tensor:

@@ -22,22 +22,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from pyro.distributions import Delta
 from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.infer.divergences import find, names
-from ppvae.infer.elbo import (
-    Site,
-    TensorELBO,
-    kl_terms,
-    latents,
-    number_of_data,
-    observations,
-    reconstruction_terms,
-    sum_terms,
-)
+from ppvae.infer.elbo import TensorELBO, kl_terms, reconstruction_terms, sum_terms
 from ppvae.infer.handlers import PriorMessenger
+from ppvae.infer.sites import Needs, Site, is_deterministic, latents, number_of_data, observations, plates
 
 
 class InfoVAE_ELBO(TensorELBO):
@@ -95,6 +86,10 @@ class InfoVAE_ELBO(TensorELBO):
                 )
         self.divergences, self.alpha, self.lambda_ = divergences, alpha, lambda_
 
+    def needs(self, name: str) -> Needs:
+        compared = name in self.divergences if isinstance(self.divergences, Mapping) else True
+        return "draws" if compared and self.alpha == 1 else "bound"
+
     def traces(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
         """Traces of guide and model; each latent of the model's also holds a joint draw from the prior,
         ``"prior_value"``.
@@ -142,10 +137,7 @@ class InfoVAE_ELBO(TensorELBO):
                 raise ValueError(f"divergences: expected names of latents, got {unknown}; the latents are {sites}")
             sites = [name for name in sites if name in self.divergences]
         for name in sites:
-            law = guide_trace.nodes[name]["fn"]
-            while hasattr(law, "base_dist"):
-                law = law.base_dist
-            if isinstance(law, Delta) and self.alpha < 1:
+            if self.alpha < 1 and is_deterministic(guide_trace.nodes[name]["fn"]):
                 raise ValueError(
                     f"site {name!r}: the KL of a deterministic encoder is infinite; expected alpha = 1, got "
                     f"{self.alpha}"
@@ -155,15 +147,15 @@ class InfoVAE_ELBO(TensorELBO):
     def _divergence(self, p: Site, q: Site) -> Tensor:
         """D at one latent, averaged over the particles."""
         name, law = q["name"], p["fn"]
-        plates = [f for f in q["cond_indep_stack"] if f.vectorized and f.name != "num_particles_vectorized"]
+        frames = plates(q)
         why = None
         if law.support.is_discrete:
             why = f"its law {type(law).__name__} is discrete, and a sample of it has no gradient"
-        elif [frame.dim for frame in plates] != [-1]:
-            why = f"expected it in the data plate (dim -1) alone, got the plates {[f.name for f in plates]}"
+        elif [frame.dim for frame in frames] != [-1]:
+            why = f"expected it in the data plate (dim -1) alone, got the plates {[f.name for f in frames]}"
         elif p["mask"] is not None or q["mask"] is not None:
             why = "it is masked, and the aggregate posterior of a part of the batch is not known"
-        elif plates[0].size < 2:
+        elif frames[0].size < 2:
             why = (
                 "a batch of one datum has no aggregate posterior; choose a batch_size that leaves no single datum over"
             )
@@ -175,7 +167,7 @@ class InfoVAE_ELBO(TensorELBO):
         if isinstance(divergence, str):
             divergence = find(divergence, law.support, law.event_shape)
         z, prior = (
-            value.reshape(self.num_particles, plates[0].size, *law.event_shape)
+            value.reshape(self.num_particles, frames[0].size, *law.event_shape)
             for value in (q["value"], p["prior_value"])
         )
         return torch.stack([divergence(prior[k], z[k]) for k in range(self.num_particles)]).mean()

@@ -8,15 +8,24 @@ References:
 """
 
 import math
-from typing import Any
+from collections.abc import Iterable
 
 import torch
-from pyro.distributions import Delta
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ppvae.infer.elbo import Site, TensorELBO, latents, log_prob, observations, same
+from ppvae.infer.elbo import TensorELBO
+from ppvae.infer.sites import (
+    Needs,
+    Site,
+    in_data_plate,
+    is_deterministic,
+    latents,
+    no_density,
+    observations,
+    per_datum,
+    same_scale,
+)
 
 
 class IWAE_ELBO(TensorELBO):
@@ -33,6 +42,9 @@ class IWAE_ELBO(TensorELBO):
 
     Source: Burda, Grosse and Salakhutdinov (2016), https://arxiv.org/abs/1509.00519
     """
+
+    def needs(self, name: str) -> Needs:
+        return "weights"
 
     def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         w = LogWeights(model_trace, guide_trace, self.max_plate_nesting, self.num_particles)
@@ -78,39 +90,27 @@ def _parts(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | float]:
     scales: list[Tensor | float] = []
 
+    def total(trace: Trace, sites: Iterable[Site]) -> Tensor:
+        densities = [torch.zeros(())]
+        for site in sites:
+            if not in_data_plate(site):
+                raise ValueError(
+                    f"site {site['name']!r}: expected every site in the data plate (dim -1), since an importance "
+                    "weight belongs to one datum; move the site into the plate, or train with ELBO"
+                )
+            scales.append(site["scale"])
+            if not same_scale(site["scale"], scales[0]):
+                raise ValueError(
+                    f"site {site['name']!r}: expected one scale for all sites, got {site['scale']} and {scales[0]}; "
+                    "weight the latent terms with kl_weight, not with poutine.scale"
+                )
+            densities.append(per_datum(trace, site, max_plate_nesting))
+        return sum(densities[1:], densities[0])
+
     for site in latents(guide_trace):
-        law: Any = site["fn"]
-        while hasattr(law, "base_dist"):
-            law = law.base_dist
-        if isinstance(law, Delta):
-            raise ValueError(
-                f"site {site['name']!r}: an importance weight divides by the density of the guide, and a deterministic "
-                "encoder (Delta) has none; train a guide with a density on the frozen decoder"
-            )
-
-    def per_datum(trace: Trace, site: Site) -> Tensor:
-        if not any(frame.vectorized and frame.dim == -1 for frame in site["cond_indep_stack"]):
-            raise ValueError(
-                f"site {site['name']!r}: expected every site in the data plate (dim -1), since an importance weight "
-                "belongs to one datum; move the site into the plate, or train with ELBO"
-            )
-        scales.append(site["scale"])
-        if not same(site["scale"], scales[0]):
-            raise ValueError(
-                f"site {site['name']!r}: expected one scale for all sites, got {site['scale']} and {scales[0]}; "
-                "weight the latent terms with kl_weight, not with poutine.scale"
-            )
-        log_prob(trace, site)
-        value = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-        for dim in range(-max_plate_nesting, -1):  # plates within a datum; the particles are to the left of them
-            if any(
-                f.dim == dim and f.name != "num_particles_vectorized" for f in site["cond_indep_stack"] if f.vectorized
-            ):
-                value = value.sum(dim, keepdim=True)
-        return value
-
-    zero = torch.zeros(())
-    log_likelihood = sum((per_datum(model_trace, site) for site in observations(model_trace)), zero)
-    log_q = sum((per_datum(guide_trace, s) for s in [*latents(guide_trace), *observations(guide_trace)]), zero)
-    log_p = sum((per_datum(model_trace, site) for site in latents(model_trace)), zero)
+        if is_deterministic(site["fn"]):
+            raise ValueError(no_density(site["name"]))
+    log_likelihood = total(model_trace, observations(model_trace))
+    log_q = total(guide_trace, [*latents(guide_trace), *observations(guide_trace)])
+    log_p = total(model_trace, latents(model_trace))
     return log_likelihood, log_p, log_q, scales[0]

@@ -8,8 +8,8 @@ from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
-from ppvae.infer.elbo import latents
 from ppvae.infer.handlers import CenterMessenger
+from ppvae.infer.sites import latents
 
 
 class LabelTerm:

@@ -21,6 +21,7 @@ from torch import Tensor
 from ppvae.infer.dreg import SplitELBO
 from ppvae.infer.elbo import TensorELBO
 from ppvae.infer.iwae import LogWeights
+from ppvae.infer.sites import Needs
 
 
 class MIWAE_ELBO(TensorELBO):
@@ -42,6 +43,9 @@ class MIWAE_ELBO(TensorELBO):
     def __init__(self, num_particles: int = 16, num_bounds: int = 4, max_plate_nesting: int = 1):
         super().__init__(num_particles, max_plate_nesting)
         self.num_bounds = _divisor(num_particles, num_bounds)
+
+    def needs(self, name: str) -> Needs:
+        return "weights"
 
     def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         w = LogWeights(model_trace, guide_trace, self.max_plate_nesting, self.num_particles)
@@ -67,6 +71,9 @@ class CIWAE_ELBO(TensorELBO):
         if not 0 <= beta <= 1:
             raise ValueError(f"beta: expected a number in [0, 1], got {beta}")
         self.beta = beta
+
+    def needs(self, name: str) -> Needs:
+        return "weights"
 
     def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         w = LogWeights(model_trace, guide_trace, self.max_plate_nesting, self.num_particles)

@@ -19,7 +19,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppvae.infer.elbo import Site, latents
+from ppvae.infer.sites import Site, base_support, latents
 
 
 class CodeNorm:
@@ -37,9 +37,7 @@ class CodeNorm:
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*batch)
         norms = []
         for site in latents(model_trace):
-            support = site["fn"].support
-            while hasattr(support, "base_constraint"):
-                support = support.base_constraint
+            support = base_support(site["fn"].support)
             if support is not constraints.real:
                 raise ValueError(f"site {site['name']!r}: the norm of a code is for Euclidean latents, got {support}")
             norms.append(site["value"].square().sum() / 2)

@@ -7,6 +7,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.infer.elbo import TensorELBO
+from ppvae.infer.sites import Needs
 
 
 class Penalty(Protocol):
@@ -60,9 +61,22 @@ class Regularized(TensorELBO):
     def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         return self.objective.terms(model_trace, guide_trace)
 
+    def needs(self, name: str) -> Needs:
+        return self.objective.needs(name)
+
+    def measure(
+        self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
+    ) -> tuple[dict[str, Tensor], Tensor | float]:
+        terms, number_of_data = self.objective.measure(model, guide, *args, **kwargs)
+        return self._with_penalties(terms, model, guide, *args), number_of_data
+
     def all_terms(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The terms of the objective, and the penalties, for one batch of data."""
-        terms = self.objective.all_terms(model, guide, *args, **kwargs)
+        return self._with_penalties(self.objective.all_terms(model, guide, *args, **kwargs), model, guide, *args)
+
+    def _with_penalties(
+        self, terms: dict[str, Tensor], model: Callable, guide: Callable, *args: Any
+    ) -> dict[str, Tensor]:
         values = {name: penalty(model, guide, *args) for name, penalty in self.penalties.items()}
         loss = terms["loss"] + sum(self.penalties[name].weight * value for name, value in values.items())
         return {**terms, "loss": loss, **values}

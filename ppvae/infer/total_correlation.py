@@ -22,13 +22,13 @@ import math
 from collections.abc import Iterator
 
 import torch
-from pyro.distributions import Delta
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from ppvae.infer.elbo import Site, TensorELBO, latents, reconstruction_terms, same
+from ppvae.infer.elbo import TensorELBO, reconstruction_terms
+from ppvae.infer.sites import Site, base_law, is_deterministic, latents, plates, same_scale
 
 
 class TotalCorrelation_ELBO(TensorELBO):
@@ -135,22 +135,19 @@ class TotalCorrelation_ELBO(TensorELBO):
         return torch.where(own, like.new_full((), -math.log(N)), like.new_full((), log_other))
 
     def _check(self, model_trace: Trace, q: Site) -> None:
-        plates = [f for f in q["cond_indep_stack"] if f.vectorized and f.name != "num_particles_vectorized"]
-        law = q["fn"]
-        while hasattr(law, "base_dist"):
-            law = law.base_dist
+        frames, law = plates(q), base_law(q["fn"])
         why = None
         if q["name"] not in model_trace:
             why = "the guide alone has it, so q(z) is not known"
-        elif isinstance(law, Delta):
+        elif is_deterministic(q["fn"]):
             why = "a deterministic encoder has no density"
         elif law.support is not None and law.support.is_discrete:
             why = f"its law {type(law).__name__} is discrete, and a sample of it has no gradient"
-        elif [frame.dim for frame in plates] != [-1]:
-            why = f"expected it in the data plate (dim -1) alone, got the plates {[f.name for f in plates]}"
+        elif [frame.dim for frame in frames] != [-1]:
+            why = f"expected it in the data plate (dim -1) alone, got the plates {[f.name for f in frames]}"
         elif q["mask"] is not None or model_trace.nodes[q["name"]]["mask"] is not None:
             why = "it is masked, and the aggregate posterior of a part of the batch is not known"
-        elif not same(q["scale"], model_trace.nodes[q["name"]]["scale"]):
+        elif not same_scale(q["scale"], model_trace.nodes[q["name"]]["scale"]):
             why = "its scales in model and guide differ; weight the latent terms with kl_weight, not with poutine.scale"
         if why:
             raise ValueError(f"site {q['name']!r}: no total correlation: {why}")

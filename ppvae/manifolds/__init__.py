@@ -1,6 +1,8 @@
 """Geometry of the latent spaces: constraint, exponential, logarithm and distance; one file per manifold."""
 
+from ppvae.manifolds.angle import Angle
 from ppvae.manifolds.circle import Circle
+from ppvae.manifolds.euclidean import Euclidean
 from ppvae.manifolds.geodesics import Geodesics, RiemannianManifold
 from ppvae.manifolds.hyperboloid import Hyperboloid, hyperboloid
 from ppvae.manifolds.posterior_covariance import PosteriorCovarianceMetric, nearest_neighbour_distance
@@ -12,7 +14,9 @@ from ppvae.manifolds.torus import Torus
 
 __all__ = [
     "SO3",
+    "Angle",
     "Circle",
+    "Euclidean",
     "Geodesics",
     "Hyperboloid",
     "InverseVolumeMetric",

@@ -14,11 +14,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppvae.arrays import VAE, check_finite, check_pair, evaluating, own_store, to_tensors
-from ppvae.infer.elbo import latents
+from ppvae.infer.sites import data_first, latents
+from ppvae.inputs import check_finite, integer, to_tensors
 from ppvae.predict import decode
-from ppvae.random import seeded
-from ppvae.samplers.samples import Samples, check_count
+from ppvae.samplers.samples import Samples
+from ppvae.vae import VAE, check_vae_interface, quiet
 
 
 def aggregate_posterior(
@@ -31,18 +31,18 @@ def aggregate_posterior(
     :param vae: a VAE with latents of any kind.
     :param data: the data x, shape (n, *vae.shape), or a tuple (x, *given) of arrays.
     :param num_samples: number of draws.
-    :param seed: seed of the draws; where None the global generator is used and moved.
+    :param seed: seed of the draws. Without one they come from the global generator and move it.
     """
-    check_pair(vae)
-    check_count(num_samples)
+    check_vae_interface(vae)
+    num_samples, batch_size = integer("num_samples", num_samples), integer("batch_size", batch_size)
     tensors = to_tensors(vae, data)
     check_finite(tensors[0])
     parts: dict[str, list[Tensor]] = {}
-    with own_store(), evaluating(vae), torch.no_grad(), seeded(seed):
+    with quiet(vae, seed):
         drawn = torch.randint(tensors[0].shape[0], (num_samples,)).to(tensors[0].device)
         for rows in drawn.split(batch_size):
             for site in latents(poutine.trace(vae.guide).get_trace(*(tensor[rows] for tensor in tensors))):
-                parts.setdefault(site["name"], []).append(site["value"])
+                parts.setdefault(site["name"], []).append(data_first(site))
     z = {name: torch.cat(values).cpu().numpy() for name, values in parts.items()}
     x = decode(vae, z, *(tensor[drawn] for tensor in tensors[1:]), batch_size=batch_size)
     return Samples(x, next(iter(z.values())) if len(z) == 1 else z)

@@ -21,10 +21,11 @@ from pyro.distributions import Normal, TransformedDistribution
 from pyro.distributions.transforms import LowerCholeskyAffine, Permute, affine_autoregressive
 from torch import Tensor, nn
 
-from ppvae.arrays import VAE, check_pair
+from ppvae.inputs import integer
 from ppvae.predict import decode
 from ppvae.random import seeded
-from ppvae.samplers.samples import Samples, check_count, embeddings
+from ppvae.samplers.samples import Samples, embeddings
+from ppvae.vae import VAE, check_vae_interface
 
 
 def flow(vae: VAE, data: Any, num_samples: int, *given: Any, epochs: int = 20, seed: int | None = None) -> Samples:
@@ -38,8 +39,8 @@ def flow(vae: VAE, data: Any, num_samples: int, *given: Any, epochs: int = 20, s
     :param seed: seed of the fit and the draws; where None the global generator is used and moved.
     :raises ValueError: if the latent is not Euclidean, or has one dimension only.
     """
-    check_pair(vae)
-    check_count(num_samples)
+    check_vae_interface(vae)
+    num_samples = integer("num_samples", num_samples)
     mu = embeddings(vae, data, "flow")
     with seeded(seed):
         z = fit_flow(mu, epochs=epochs).sample((num_samples,))

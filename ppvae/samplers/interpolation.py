@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppvae.arrays import VAE, check_pair, home
 from ppvae.manifolds import RiemannianManifold
 from ppvae.predict import decode
+from ppvae.vae import VAE, check_vae_interface, device_and_dtype
 
 __all__ = ["Interpolation", "interpolate"]
 
@@ -56,8 +56,8 @@ def interpolate(
     :param segments: segments of the spline.
     :param iterations: most steps of the minimisation; where they do not suffice a warning says so.
     """
-    check_pair(vae)
-    device, dtype = home(vae)
+    check_vae_interface(vae)
+    device, dtype = device_and_dtype(vae)
     x, y = (torch.as_tensor(end).to(device, dtype) for end in (start, end))
     if x.dim() != 2 or x.shape != y.shape:
         raise ValueError(f"expected start and end of one shape (n, d), got {tuple(x.shape)} and {tuple(y.shape)}")

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from ppvae.arrays import VAE, check_pair, to_tensors
+from ppvae.inputs import integer, to_tensors
 from ppvae.predict import decode
 from ppvae.random import seeded
-from ppvae.samplers.samples import Samples, check_count, embeddings
+from ppvae.samplers.samples import Samples, embeddings
+from ppvae.vae import VAE, check_vae_interface
 
 
 def jitter(vae: VAE, data: Any, num_samples: int, *, scale: float = 0.5, seed: int | None = None) -> Samples:
@@ -25,11 +26,11 @@ def jitter(vae: VAE, data: Any, num_samples: int, *, scale: float = 0.5, seed: i
     :param data: the data x, shape (n, *vae.shape), or a tuple (x, *given) of arrays.
     :param num_samples: number of draws.
     :param scale: standard deviation s in units of the latent; with 0 the draws are embeddings.
-    :param seed: seed of the draws; where None the global generator is used and moved.
+    :param seed: seed of the draws. Without one they come from the global generator and move it.
     :raises ValueError: if the latent is not Euclidean.
     """
-    check_pair(vae)
-    check_count(num_samples)
+    check_vae_interface(vae)
+    num_samples = integer("num_samples", num_samples)
     if not scale >= 0:
         raise ValueError(f"scale: expected a standard deviation of at least 0, got {scale}")
     tensors = to_tensors(vae, data)

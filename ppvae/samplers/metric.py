@@ -2,17 +2,18 @@
 
 from typing import Any, Literal
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.distributions import MultivariateNormal, Normal
 
-from ppvae.arrays import VAE, check_finite, check_pair, evaluating, home, own_store, to_tensors
-from ppvae.infer.elbo import latents
+from ppvae.distributions.base import base_law
+from ppvae.infer.sites import latents
+from ppvae.inputs import check_finite, integer, to_tensors
 from ppvae.manifolds import PosteriorCovarianceMetric, PullbackMetric
 from ppvae.random import seeded
 from ppvae.samplers.centroids import k_means, k_medoids
+from ppvae.vae import VAE, check_vae_interface, device_and_dtype, first_traces, quiet
 
 __all__ = ["pullback_metric", "riemannian_metric"]
 
@@ -73,11 +74,12 @@ def _choose(mean: Tensor, N: int, how: str, seed: int | None) -> Tensor:
 
 def _gaussian(vae: VAE, data: Any, batch_size: int) -> tuple[Tensor, Tensor]:
     """Means (n, d) and precisions (n, d) or (n, d, d) of the guide's laws."""
-    check_pair(vae)
+    check_vae_interface(vae)
+    batch_size = integer("batch_size", batch_size)
     tensors = to_tensors(vae, data)
     check_finite(tensors[0])
     means, precisions = [], []
-    with own_store(), evaluating(vae), torch.no_grad(), pyro.validation_enabled(False), seeded(0):
+    with quiet(vae, seed=0):
         for start in range(0, tensors[0].shape[0], batch_size):
             batch = [tensor[start : start + batch_size] for tensor in tensors]
             sites = list(latents(poutine.trace(vae.guide).get_trace(*batch)))
@@ -86,9 +88,7 @@ def _gaussian(vae: VAE, data: Any, batch_size: int) -> tuple[Tensor, Tensor]:
                     f"riemannian_metric: expected a guide with one latent, got {', '.join(s['name'] for s in sites)}"
                 )
             law: Any = sites[0]["fn"]
-            base = law
-            while isinstance(base, Independent):
-                base = base.base_dist
+            base = base_law(law)
             rows = (len(batch[0]), *law.event_shape)
             if isinstance(base, Normal) and len(law.event_shape) == 1:
                 means.append(base.loc.expand(rows))
@@ -111,19 +111,19 @@ def pullback_metric(vae: VAE) -> PullbackMetric:
 
     :param vae: a model/guide pair with one latent, a vector of R^d.
     """
-    check_pair(vae)
-    device, dtype = home(vae)
+    check_vae_interface(vae)
+    device, dtype = device_and_dtype(vae)
     blank = torch.zeros((1, *vae.shape), dtype=dtype, device=device)
-    with own_store(), evaluating(vae), torch.no_grad(), pyro.validation_enabled(False), seeded(0):
-        names = [site["name"] for site in latents(poutine.trace(vae.guide).get_trace(blank))]
+    names = [site["name"] for site in latents(first_traces(vae, (blank,))[1])]
     if len(names) != 1:
         raise ValueError(f"pullback_metric: expected a guide with one latent, got {', '.join(names)}")
 
     def decoder(z: Tensor) -> Tensor:
+        learning = torch.is_grad_enabled()  # geodesics differentiate through the metric
         rows = z.reshape(-1, z.shape[-1])
         trace = poutine.Trace()
         trace.add_node(names[0], name=names[0], type="sample", value=rows, is_observed=False, infer={})
-        with own_store(), evaluating(vae), pyro.validation_enabled(False):
+        with quiet(vae), torch.set_grad_enabled(learning):
             model = poutine.replay(vae.model, trace=trace)
             law = poutine.trace(model).get_trace(blank.expand(len(rows), *vae.shape)).nodes["x"]["fn"]
         return law.mean.reshape(*z.shape[:-1], *vae.shape)

@@ -20,10 +20,11 @@ import torch
 from pyro.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 from torch import Tensor
 
-from ppvae.arrays import VAE, check_pair
+from ppvae.inputs import integer
 from ppvae.predict import decode
 from ppvae.random import seeded
-from ppvae.samplers.samples import Samples, check_count, embeddings
+from ppvae.samplers.samples import Samples, embeddings
+from ppvae.vae import VAE, check_vae_interface
 
 
 def mixture(
@@ -39,8 +40,8 @@ def mixture(
     :param seed: seed of the fit and the draws; where None the global generator is used and moved.
     :raises ValueError: if the latent is not Euclidean, or there are fewer data than components.
     """
-    check_pair(vae)
-    check_count(num_samples)
+    check_vae_interface(vae)
+    num_samples = integer("num_samples", num_samples)
     mu = embeddings(vae, data, "mixture")
     with seeded(seed):
         z = fit_mixture(mu, num_components).sample((num_samples,)).to(mu.dtype)

@@ -17,6 +17,8 @@ References:
     [2] MCMC using Hamiltonian dynamics (Neal, 2011), https://arxiv.org/abs/1206.1901
 """
 
+import difflib
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,24 +27,29 @@ from operator import index
 from typing import Any, Literal, get_args
 
 import numpy as np
-import pyro
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
-from pyro.distributions import Delta
 from pyro.infer import HMC, MCMC, NUTS
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import constraints
 
-from ppvae.arrays import VAE, check_pair, check_support, evaluating, own_store, to_tensors
 from ppvae.diagnostics import Convergence, convergence, to_inference_data
 from ppvae.infer import BatchedHMC, BatchedMCMC
-from ppvae.infer.elbo import latents
-from ppvae.manifolds import hyperboloid, log_area, sphere
-from ppvae.manifolds.hyperboloid import from_origin, log_sinhc, to_origin
+from ppvae.infer.mcmc.charts import Chart, chart_of
+from ppvae.infer.sites import (
+    check_pair,
+    data_first,
+    data_last,
+    in_data_plate,
+    latents,
+    manifold_of,
+    observations,
+    per_datum,
+    plate_nesting,
+)
+from ppvae.inputs import check_support, integer, to_tensors
 from ppvae.predict import Array, LogLikelihood, log_likelihood
-from ppvae.random import seeded
+from ppvae.vae import VAE, check_vae_interface, first_traces, quiet
 
 Method = Literal["batched-hmc", "nuts", "hmc"]
 
@@ -151,7 +158,9 @@ class Posterior:
 
     def _estimated(self) -> LogLikelihood:
         if self.log_likelihood is None:
-            raise ValueError("the guide is deterministic (Delta): it has no density, and no gap in nats")
+            raise ValueError(
+                "the guide has no gap in nats: it is deterministic (Delta), or has no density that covers the prior"
+            )
         return self.log_likelihood
 
     def __str__(self) -> str:
@@ -195,7 +204,7 @@ def posterior(
     :param warmup: transitions before them, in which step size and mass are adapted.
     :param num_chains: chains of each datum.
     :param importance_samples: of the guide for each datum, for its gap and k-hat.
-    :param seed: seed of all draws; where None the global generator is used and moved.
+    :param seed: seed of all draws. Without one they come from the global generator and move it.
     :param chunk: how many (datum, chain) pairs go through the decoder at once; memory is proportional to it.
     :param progress: whether Pyro's progress bar is shown.
     :param options: of the kernel, e.g. ``num_steps=20`` of BatchedHMC or ``max_tree_depth=8`` of NUTS.
@@ -206,24 +215,24 @@ def posterior(
     """
     if method not in get_args(Method):
         raise ValueError(f"method: expected one of {', '.join(get_args(Method))}, got {method!r}")
-    for name, count, least in (("num_samples", num_samples, 1), ("warmup", warmup, 0), ("num_chains", num_chains, 1)):
-        if count < least:
-            raise ValueError(f"{name}: expected at least {least}, got {count}")
-    check_pair(vae)
+    num_samples, num_chains = integer("num_samples", num_samples), integer("num_chains", num_chains)
+    warmup, chunk = integer("warmup", warmup, 0), integer("chunk", chunk)
+    kernel = {"nuts": NUTS, "hmc": HMC, "batched-hmc": BatchedHMC}[method]
+    _check_options(kernel, options)
+    check_vae_interface(vae)
     data = to_tensors(vae, (x, *given))
     check_support(vae, data)
-    charts, has_density = _latents(vae, data)
+    charts, nesting, has_density = _charts(vae, data)
     draws: dict[str, list[NDArray]] = {}
     stats: dict[str, list[NDArray]] = {}
     n = data[0].shape[0]
     size = max(1, chunk // num_chains) if method == "batched-hmc" else n
-    with own_store(), evaluating(vae), pyro.validation_enabled(False), seeded(seed):
+    with quiet(vae, seed), torch.enable_grad():
         for start in range(0, n, size):
             # The chains of one datum are rows of a batch, one after the other.
             rows = tuple(tensor[start : start + size].repeat_interleave(num_chains, 0) for tensor in data)
-            target = _Target(vae, rows, charts)
+            target = _Target(vae, rows, charts, nesting)
             run = _batched if method == "batched-hmc" else _joint
-            kernel = {"nuts": NUTS, "hmc": HMC, "batched-hmc": BatchedHMC}[method]
             found, said = run(target, kernel, rows[0].shape[0] // num_chains, num_samples, warmup, progress, options)
             for parts, values in ((draws, found), (stats, said)):
                 for name, value in values.items():
@@ -240,122 +249,67 @@ def posterior(
     )
 
 
-class _Plane:
-    """R^d, as it is."""
-
-    @staticmethod
-    def start(z: Tensor) -> Tensor:
-        """Where a chain begins whose latent is z."""
-        return z.clone()
-
-    @staticmethod
-    def point(v: Tensor) -> Tensor:
-        """The latent."""
-        return v
-
-    @staticmethod
-    def log_volume(v: Tensor) -> Tensor:
-        """Log density of the chain's law at v over that of the latent at its point: the sum is over all numbers."""
-        return torch.zeros_like(v)
+def _check_options(kernel: Any, options: Mapping[str, Any]) -> None:
+    """Raise a ValueError for options that the kernel does not have, or that ``posterior`` sets."""
+    known = set(inspect.signature(kernel).parameters) - {"model", "potential_fn", "value_and_grad"}
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(sorted(known))}"
+            raise ValueError(f"posterior: {kernel.__name__} has no option {name}{hint}")
 
 
-class _Direction:
-    """A sphere, as the direction of v: of all v of one direction the length is that of a normal law."""
-
-    @staticmethod
-    def start(z: Tensor) -> Tensor:
-        return z * math.sqrt(z.shape[-1])  # near 0 the steps that fit are tiny
-
-    @staticmethod
-    def point(v: Tensor) -> Tensor:
-        return v / v.norm(dim=-1, keepdim=True)
-
-    @staticmethod
-    def log_volume(v: Tensor) -> Tensor:
-        m = v.shape[-1]
-        log_normal = -(v * v).sum(-1) / 2 - m / 2 * math.log(2 * math.pi)
-        return log_normal + log_area(m)  # log u(z) is minus the log of the area
-
-
-class _Exponential:
-    """Hyperbolic space, as exp_o(v)."""
-
-    @staticmethod
-    def start(z: Tensor) -> Tensor:
-        return to_origin(z)
-
-    @staticmethod
-    def point(v: Tensor) -> Tensor:
-        return from_origin(v)
-
-    @staticmethod
-    def log_volume(v: Tensor) -> Tensor:
-        return (v.shape[-1] - 1) * log_sinhc(v.square().sum(-1))
-
-
-CHARTS: dict[type, Any] = {
-    type(constraints.real): _Plane,
-    type(sphere): _Direction,
-    type(hyperboloid): _Exponential,
-}
-
-
-def _latents(vae: VAE, data: tuple[Tensor, ...]) -> tuple[dict[str, Any], bool]:
-    """For each latent of the model the coordinates of its chains; and whether the guide has a density."""
-    one = tuple(tensor[:1] for tensor in data)
-    with own_store(), evaluating(vae), torch.no_grad(), seeded(0), pyro.validation_enabled(False):
-        guide_trace = poutine.trace(vae.guide).get_trace(*one)
-        model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*one)
+def _charts(vae: VAE, data: tuple[Tensor, ...]) -> tuple[dict[str, tuple[Chart, Any]], int, bool]:
+    """For each latent of the model the coordinates of its chains and its site; how deep plates are nested; and whether
+    the guide has a density that covers the prior."""
+    model_trace, guide_trace = first_traces(vae, data)
     charts = {}
     for site in latents(model_trace):
-        name, support = site["name"], site["fn"].support
-        base = support
-        while isinstance(base, constraints.independent):
-            base = base.base_constraint
-        if type(base) not in CHARTS:
+        name, law = site["name"], site["fn"]
+        chart = chart_of(manifold_of(law))
+        if chart is None:
             raise ValueError(
                 f"posterior: expected latents of R^d, of spheres, of products of spheres or of hyperbolic space, got "
-                f"site {name!r} with values in {support}"
+                f"site {name!r} with values in {law.support}"
             )
-        if not any(frame.vectorized and frame.dim == -1 for frame in site["cond_indep_stack"]):
+        if not in_data_plate(site):
             raise ValueError(f"posterior: expected every latent in the data plate (dim -1), got {name!r} outside")
-        charts[name] = CHARTS[type(base)]
+        charts[name] = (chart, site)
     if not charts:
         raise ValueError("posterior: expected a model with a latent, got none")
-    laws: list[Any] = [site["fn"] for site in latents(guide_trace)]
-    for i, law in enumerate(laws):
-        while hasattr(law, "base_dist"):
-            law = law.base_dist
-        laws[i] = law
-    return charts, not any(isinstance(law, Delta) for law in laws)
+    try:
+        check_pair(model_trace, guide_trace, "weights")
+        covers = True
+    except ValueError:  # chains do without a density of the guide, its gap does not
+        covers = False
+    return charts, plate_nesting(model_trace, guide_trace), covers
 
 
 class _Target:
-    """-log p(x, z) of each row, as a function of vectors of R^d."""
+    """-log p(x, z) of each row, as a function of vectors of R^d; plate scales are left out."""
 
-    def __init__(self, vae: VAE, rows: tuple[Tensor, ...], charts: Mapping[str, Any]):
-        self.vae, self.rows, self.charts = vae, rows, charts
+    def __init__(self, vae: VAE, rows: tuple[Tensor, ...], charts: Mapping[str, Any], nesting: int):
+        self.vae, self.rows, self.charts, self.nesting = vae, rows, charts, nesting
 
     def start(self) -> dict[str, Tensor]:
-        """Draws of the guide."""
+        """Draws of the guide, (rows, ...)."""
         with torch.no_grad():
             trace = poutine.trace(self.vae.guide).get_trace(*self.rows)
-        return {name: chart.start(trace.nodes[name]["value"]) for name, chart in self.charts.items()}
+        return {name: chart.start(data_first(trace.nodes[name])) for name, (chart, _) in self.charts.items()}
 
     def points(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The latents themselves."""
-        return {name: self.charts[name].point(value) for name, value in params.items()}
+        """The latents themselves, (rows, ...)."""
+        return {name: self.charts[name][0].point(value) for name, value in params.items()}
 
     def __call__(self, params: Mapping[str, Tensor]) -> Tensor:
-        model = poutine.condition(self.vae.model, self.points(params))
-        trace = poutine.trace(model).get_trace(*self.rows)
-        trace.compute_log_prob()
+        values = {name: data_last(z, self.charts[name][1]) for name, z in self.points(params).items()}
+        trace = poutine.trace(poutine.condition(self.vae.model, values)).get_trace(*self.rows)
         N = self.rows[0].shape[0]
         U = torch.zeros(())
-        for site in trace.nodes.values():
-            if site["type"] == "sample" and not site_is_subsample(site):
-                U = U - site["log_prob"].expand(*site["log_prob"].shape[:-1], N).reshape(-1, N).sum(0)
-        for name, chart in self.charts.items():
+        for site in (*latents(trace), *observations(trace)):
+            log_p = per_datum(trace, site, self.nesting)
+            U = U - log_p.expand(*log_p.shape[:-1], N).reshape(-1, N).sum(0)
+        for name, (chart, _) in self.charts.items():
             U = U - chart.log_volume(params[name]).reshape(N, -1).sum(1)
         return U
 
@@ -385,7 +339,7 @@ def _joint(
     stats: dict[str, Tensor] = {}
     for chain in range(N // n):
         rows = torch.arange(chain, N, N // n)
-        one = _Target(target.vae, tuple(t[rows.to(t.device)] for t in target.rows), target.charts)
+        one = _Target(target.vae, tuple(t[rows.to(t.device)] for t in target.rows), target.charts, target.nesting)
         run = kernel(potential_fn=lambda params, one=one: one(params).sum(), **options)
         first = {name: value[rows.to(value.device)] for name, value in start.items()}
         mcmc = MCMC(run, num_samples, warmup, initial_params=first, disable_progbar=not progress)

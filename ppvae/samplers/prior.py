@@ -6,12 +6,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppvae.arrays import VAE, check_pair, evaluating, home, own_store, to_tensors
 from ppvae.infer import PriorMessenger
-from ppvae.infer.elbo import latents
+from ppvae.infer.sites import data_first, latents
+from ppvae.inputs import integer, to_tensors
 from ppvae.predict import decode
-from ppvae.random import seeded
-from ppvae.samplers.samples import Samples, check_count
+from ppvae.samplers.samples import Samples
+from ppvae.vae import VAE, device_and_dtype, first_traces, quiet
 
 
 def prior(vae: VAE, num_samples: int, *given: Any, seed: int | None = None, batch_size: int = 4096) -> Samples:
@@ -20,22 +20,19 @@ def prior(vae: VAE, num_samples: int, *given: Any, seed: int | None = None, batc
     :param vae: a VAE with latents of any kind.
     :param num_samples: number of draws n.
     :param given: what the model is conditioned on, n rows each.
-    :param seed: seed of the draws; where None the global generator is used and moved.
+    :param seed: seed of the draws. Without one they come from the global generator and move it.
     """
-    check_pair(vae)
-    check_count(num_samples)
-    device, dtype = home(vae)
+    num_samples, batch_size = integer("num_samples", num_samples), integer("batch_size", batch_size)
+    device, dtype = device_and_dtype(vae)
     blank = torch.zeros((num_samples, *vae.shape), dtype=dtype, device=device)
     data = to_tensors(vae, (blank, *given))
     parts: dict[str, list[Tensor]] = {}
-    with own_store(), evaluating(vae), torch.no_grad():
-        with seeded(0):
-            names = [site["name"] for site in latents(poutine.trace(vae.model).get_trace(*(t[:1] for t in data)))]
-        with seeded(seed):
-            for start in range(0, num_samples, batch_size):
-                with PriorMessenger(names, poutine.Trace()) as drawn:
-                    vae.model(*(tensor[start : start + batch_size] for tensor in data))
-                for name in names:
-                    parts.setdefault(name, []).append(drawn.sites[name]["value"])
+    names = [site["name"] for site in latents(first_traces(vae, data)[0])]
+    with quiet(vae, seed):
+        for start in range(0, num_samples, batch_size):
+            with PriorMessenger(names, poutine.Trace()) as drawn:
+                vae.model(*(tensor[start : start + batch_size] for tensor in data))
+            for name in names:
+                parts.setdefault(name, []).append(data_first(drawn.sites[name]))
     z = {name: torch.cat(values).cpu().numpy() for name, values in parts.items()}
     return Samples(decode(vae, z, *given, batch_size=batch_size), next(iter(z.values())) if len(z) == 1 else z)

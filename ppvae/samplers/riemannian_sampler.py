@@ -17,15 +17,16 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from pyro.ops.stats import split_gelman_rubin
 from torch import Tensor
 
-from ppvae.arrays import VAE, check_pair, home
 from ppvae.infer.batched_hmc import BatchedHMC, BatchedMCMC
 from ppvae.infer.independence import Cycle, IndependenceMetropolis
+from ppvae.inputs import integer
 from ppvae.manifolds import PosteriorCovarianceMetric
 from ppvae.predict import decode
 from ppvae.random import seeded
 from ppvae.samplers.chadebec2022 import PublishedHMC
-from ppvae.samplers.samples import Samples, check_count
+from ppvae.samplers.samples import Samples
 from ppvae.samplers.volume import RiemannianVolume
+from ppvae.vae import VAE, check_vae_interface, device_and_dtype
 
 __all__ = ["riemannian"]
 
@@ -84,8 +85,8 @@ def riemannian(
     Where split R-hat of a coordinate is above 1.05 a warning says that the chains have not mixed, but for the named
     procedures, whose chains are not meant to.
     """
-    check_pair(vae)
-    check_count(num_samples)
+    check_vae_interface(vae)
+    num_samples = integer("num_samples", num_samples)
     if procedure is not None:
         if kernel != "batched-hmc" or power != 1.0 or base is not None or isinstance(metric, RiemannianVolume):
             raise ValueError(f"procedure={procedure!r} has its own kernel, power and base; expected a metric alone")
@@ -155,7 +156,7 @@ def _starts(vae: VAE, metric: Any, embeddings: Any, n: int) -> Tensor:
         if not isinstance(metric, PosteriorCovarianceMetric):
             raise ValueError("embeddings: expected latents to start from, e.g. ppvae.encode(vae, x), got None")
         embeddings = metric.centroids
-    device, dtype = home(vae)
+    device, dtype = device_and_dtype(vae)
     embeddings = torch.as_tensor(embeddings).to(device, dtype)
     if embeddings.dim() != 2 or not len(embeddings):
         raise ValueError(f"embeddings: expected shape (n, d), got {tuple(embeddings.shape)}")

@@ -4,15 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from pyro import poutine
 from torch import Tensor
-from torch.distributions import constraints
 
-from ppvae.arrays import VAE, check_finite, evaluating, own_store, to_tensors
-from ppvae.infer.elbo import latents
+from ppvae.infer.sites import latents, manifold_of
+from ppvae.inputs import check_finite, to_tensors
+from ppvae.manifolds import Euclidean
 from ppvae.predict import encode
-from ppvae.random import seeded
+from ppvae.vae import VAE, first_traces
 
 
 @dataclass(frozen=True)
@@ -38,12 +36,6 @@ class Samples:
         return f"Samples(x {self.x.shape}, {latent}; {how})"
 
 
-def check_count(num_samples: int) -> None:
-    """Raise a ValueError if no samples are asked for."""
-    if num_samples < 1:
-        raise ValueError(f"num_samples: expected at least 1, got {num_samples}")
-
-
 def embeddings(vae: VAE, data: Any, sampler: str) -> Tensor:
     """The centres of q(z | x) of the data, shape (n, dim), of a VAE whose only latent is a vector of R^dim.
 
@@ -53,14 +45,11 @@ def embeddings(vae: VAE, data: Any, sampler: str) -> Tensor:
     """
     tensors = to_tensors(vae, data)
     check_finite(tensors[0])
-    with own_store(), evaluating(vae), torch.no_grad(), seeded(0):
-        one = tuple(tensor[:1] for tensor in tensors)
-        guide_trace = poutine.trace(vae.guide).get_trace(*one)
-        model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*one)
-    sites = {site["name"]: site["fn"].support for site in latents(model_trace)}
-    flat = [support for support in sites.values() if _is_vector_space(support)]
+    model_trace, _ = first_traces(vae, tensors)
+    sites = {site["name"]: site["fn"] for site in latents(model_trace)}
+    flat = [law for law in sites.values() if is_vector_space(law)]
     if len(sites) != 1 or not flat:
-        found = ", ".join(f"{name} on {support}" for name, support in sites.items())
+        found = ", ".join(f"{name} on {law.support}" for name, law in sites.items())
         raise ValueError(
             f"{sampler}: expected a VAE with one latent, a vector of R^dim, got {type(vae).__name__} with {found}; "
             "prior and aggregate_posterior draw from latents of any kind"
@@ -68,9 +57,7 @@ def embeddings(vae: VAE, data: Any, sampler: str) -> Tensor:
     return encode(vae, *tensors)
 
 
-def _is_vector_space(support: Any) -> bool:
-    return (
-        isinstance(support, constraints.independent)
-        and isinstance(support.base_constraint, type(constraints.real))
-        and support.event_dim == 1
-    ) or support is constraints.real_vector
+def is_vector_space(law: Any) -> bool:
+    """Whether the law's points are the vectors of R^d, all of them."""
+    manifold = manifold_of(law)
+    return isinstance(manifold, Euclidean) and manifold.is_whole and len(law.event_shape) == 1

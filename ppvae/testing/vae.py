@@ -8,16 +8,17 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from torch import Tensor
 
-from ppvae.arrays import check_support, evaluating, own_store, to_tensors
 from ppvae.infer import ELBO, IWAE_ELBO, CenterMessenger, TensorELBO
-from ppvae.infer.elbo import latents
+from ppvae.infer.sites import is_deterministic, latents
+from ppvae.inputs import check_support, to_tensors
+from ppvae.isolation import isolated_param_store
 from ppvae.predict import encode, generate, log_likelihood, reconstruct
 from ppvae.random import seeded
 from ppvae.train import fit
+from ppvae.vae import evaluating
 
 
 def check_vae(
@@ -63,7 +64,7 @@ def check_vae(
 
 
 def _traces(vae: Any, batch: tuple[Tensor, ...], particles: int = 1) -> Any:
-    with own_store(), pyro.validation_enabled(True), torch.no_grad():
+    with isolated_param_store(), pyro.validation_enabled(True), torch.no_grad():
         return ELBO(particles).traces(vae.model, vae.guide, *batch)
 
 
@@ -104,13 +105,13 @@ def _batch_sizes(vae: Any, batch: tuple[Tensor, ...], objective: Callable[[int],
 
 
 def _loss(vae: Any, batch: tuple[Tensor, ...], objective: TensorELBO) -> Tensor:
-    with own_store():
+    with isolated_param_store():
         return objective.differentiable_loss(vae.model, vae.guide, *batch)
 
 
 def _left_dimensions(vae: Any, batch: tuple[Tensor, ...]) -> str:
     """Five particles at once must give, for each, the densities of a run by itself."""
-    with evaluating(vae), own_store(), torch.no_grad():
+    with evaluating(vae), isolated_param_store(), torch.no_grad():
         model_trace, guide_trace = _traces(vae, batch, particles=5)
         x = model_trace.nodes["x"]
         together = x["fn"].log_prob(x["value"])
@@ -150,7 +151,7 @@ def _objectives(vae: Any, batch: tuple[Tensor, ...], make: Callable[[int], Tenso
     for objective in objectives:
         found = {}
         for entry in ("loss", "differentiable_loss", "loss_and_grads"):
-            with evaluating(vae), own_store(), seeded(1):
+            with evaluating(vae), isolated_param_store(), seeded(1):
                 found[entry] = getattr(objective, entry)(vae.model, vae.guide, *batch).detach().item()
         vae.zero_grad(set_to_none=True)
         low, high = min(found.values()), max(found.values())
@@ -163,9 +164,9 @@ def _objectives(vae: Any, batch: tuple[Tensor, ...], make: Callable[[int], Tenso
 
 def _deterministic(vae: Any, batch: tuple[Tensor, ...]) -> bool:
     """Whether the guide has no density, as a deterministic encoder: importance weights are not defined then."""
-    with own_store():
+    with isolated_param_store():
         laws = [site["fn"] for site in latents(poutine.trace(vae.guide).get_trace(*batch))]
-    return any(isinstance(getattr(law, "base_dist", law), Delta) for law in laws)
+    return any(is_deterministic(law) for law in laws)
 
 
 def _svi(make: Callable[[], Any], batch: tuple[Tensor, ...], objective: Callable[[int], TensorELBO]) -> str:
@@ -203,7 +204,7 @@ def _store(vae: Any, batch: tuple[Tensor, ...], objective: Callable[[int], Tenso
 
 
 def _copies(vae: Any, batch: tuple[Tensor, ...]) -> str:
-    with evaluating(vae), own_store():
+    with evaluating(vae), isolated_param_store():
         one = _centers(vae, batch)
         for how, other in (("deepcopy", copy.deepcopy(vae)), ("pickle", pickle.loads(pickle.dumps(vae)))):
             two = _centers(other, batch)
@@ -219,7 +220,7 @@ def _centers(vae: Any, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
 
 
 def _predictive(vae: Any, batch: tuple[Tensor, ...]) -> str:
-    with evaluating(vae), own_store(), torch.no_grad():
+    with evaluating(vae), isolated_param_store(), torch.no_grad():
         draws = Predictive(poutine.uncondition(vae.model), guide=vae.guide, num_samples=2, parallel=True)(*batch)
     shape = tuple(draws["x"].shape)
     expected = (2, *batch[0].shape)

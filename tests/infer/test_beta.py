@@ -13,8 +13,8 @@ from pyro.infer import SVI
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import ppvae
-from ppvae.arrays import own_store
 from ppvae.infer import ELBO, Beta_ELBO, Capacity_ELBO, FreeBits_ELBO, TensorELBO, objectives
+from ppvae.isolation import isolated_param_store
 from ppvae.random import seeded
 
 X = (torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.5).float()
@@ -87,7 +87,7 @@ def test_entry_points_agree_and_are_traceable(objective):
     for call in (objective(vae.model, vae.guide), svi.evaluate_loss, svi.step):
         with seeded(3):
             numbers.append(torch.as_tensor(call(X)).detach().item())
-    with own_store(), pyro.validation_enabled(False):
+    with isolated_param_store(), pyro.validation_enabled(False):
         graph = make_fx(lambda x: objective.differentiable_loss(vae.model, vae.guide, x))(X)
         with seeded(3):
             numbers.append(graph(X).item())

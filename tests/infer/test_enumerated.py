@@ -15,8 +15,8 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import ppvae
-from ppvae.arrays import own_store
 from ppvae.infer import ELBO, EnumeratedELBO, LabelTerm, Regularized
+from ppvae.isolation import isolated_param_store
 from ppvae.nn import Clusters, EnumeratedClusters, LabelledClusters, PolarCanonicalizer, Pose
 from ppvae.nn.actions import rotate
 from ppvae.random import seeded
@@ -290,7 +290,7 @@ def test_traceable(labelled):
     """One graph without reading a value back: the traced loss under the same seed is the eager one."""
     vae = mce(LabelledClusters if labelled else EnumeratedClusters)
     given = (Y, KNOWN) if labelled else ()
-    with own_store(), pyro.validation_enabled(False):
+    with isolated_param_store(), pyro.validation_enabled(False):
         with seeded(0):
             graph = make_fx(lambda x: EnumeratedELBO().differentiable_loss(vae.model, vae.guide, x, *given))(X)
         with seeded(2):

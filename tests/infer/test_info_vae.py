@@ -14,9 +14,9 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import ppvae
-from ppvae.arrays import own_store
 from ppvae.infer import ELBO, InfoVAE_ELBO, SquaredExponential, TensorELBO, energy_distance, mmd
 from ppvae.infer.divergences import names
+from ppvae.isolation import isolated_param_store
 from ppvae.manifolds import Sphere
 from ppvae.nn import PowerSphericalHead, SphericalDeltaHead
 from ppvae.random import seeded
@@ -408,7 +408,12 @@ def test_a_batch_of_one_is_refused():
 
 def test_the_kl_of_a_deterministic_encoder_is_refused():
     vae = WassersteinVAE(SHAPE, 3, (8,))
-    refused(vae.model, vae.guide, "site 'z': the KL of a deterministic encoder is infinite; expected alpha = 1", x=X)
+    refused(
+        vae.model,
+        vae.guide,
+        "site 'z': a deterministic encoder .* neither a KL .*alpha=1",
+        x=X,
+    )
 
 
 def test_a_site_that_is_not_there_is_refused():
@@ -453,7 +458,7 @@ def test_traceable_with_gradients(make, divergence):
         loss = objective.differentiable_loss(vae.model, vae.guide, x)
         return loss.detach(), *torch.autograd.grad(loss, parameters)
 
-    with own_store(), pyro.validation_enabled(False):
+    with isolated_param_store(), pyro.validation_enabled(False):
         with seeded(0):
             graph = make_fx(step)(X)
         with seeded(2):

@@ -12,9 +12,9 @@ from pyro.infer import SVI
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppvae.arrays import own_store
 from ppvae.infer import CIWAE_ELBO, ELBO, IWAE_ELBO, MIWAE_ELBO, PIWAE_ELBO, DReG_ELBO
 from ppvae.infer.dreg import SplitELBO
+from ppvae.isolation import isolated_param_store
 from ppvae.random import seeded
 
 X = (torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.5).float()
@@ -191,7 +191,7 @@ def test_entry_points_agree_and_are_traceable(objective):
         loss = objective.differentiable_loss(vae.model, vae.guide, x)
         return loss.detach(), *torch.autograd.grad(loss, parameters)
 
-    with own_store(), pyro.validation_enabled(False):
+    with isolated_param_store(), pyro.validation_enabled(False):
         graph = make_fx(gradients)(X)
         with seeded(3):
             traced = graph(X)

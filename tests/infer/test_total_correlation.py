@@ -13,9 +13,9 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import ppvae
-from ppvae.arrays import own_store
 from ppvae.distributions import HypersphericalUniform, VonMisesFisher
 from ppvae.infer import ELBO, TotalCorrelation_ELBO
+from ppvae.isolation import isolated_param_store
 from ppvae.nn import InverseAutoregressiveHead
 from ppvae.random import seeded
 
@@ -152,7 +152,7 @@ def test_entry_points_agree_and_are_traceable():
             numbers.append(entry(vae.model, vae.guide, X).detach().item())
     with seeded(3):
         numbers.append(float(svi.step(X)))
-    with own_store(), pyro.validation_enabled(False):
+    with isolated_param_store(), pyro.validation_enabled(False):
         graph = make_fx(lambda x: objective.differentiable_loss(vae.model, vae.guide, x))(X)
         with seeded(3):
             numbers.append(graph(X).item())

@@ -12,9 +12,9 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import ppvae
-from ppvae.arrays import own_store
 from ppvae.distributions import HamiltonianFlow, center
 from ppvae.infer import ELBO, IWAE_ELBO, DReG_ELBO
+from ppvae.isolation import isolated_param_store
 from ppvae.nn import NormalLikelihood
 from ppvae.random import seeded
 
@@ -150,7 +150,7 @@ def test_gradients_are_those_of_differences():
 @pytest.mark.parametrize("learning", [True, False])
 def test_traceable(objective, learning):
     vae = HamiltonianVAE((3,), 2, (8,), likelihood=NormalLikelihood(0.5))
-    with own_store(), pyro.validation_enabled(False), torch.set_grad_enabled(learning):
+    with isolated_param_store(), pyro.validation_enabled(False), torch.set_grad_enabled(learning):
         with seeded(0):
             graph = make_fx(lambda x: objective.differentiable_loss(vae.model, vae.guide, x))(X)
         with seeded(2):

@@ -12,9 +12,9 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from torch import nn
 
 import ppvae
-from ppvae.arrays import own_store
 from ppvae.distributions import center
 from ppvae.infer import ELBO, IWAE_ELBO, EnumeratedELBO, Invariance, Regularized
+from ppvae.isolation import isolated_param_store
 from ppvae.manifolds import circle, sim2
 from ppvae.nn import (
     BernoulliLikelihood,
@@ -98,12 +98,12 @@ def test_several_directions_find_the_side():
     vae = canonical_vae((1, 12, 12), Pose(directions=2), directions=2)
     x = blobs(2, 12, torch.float32)
     x = (x / x.amax((1, 2, 3), keepdim=True) > 0.5).float()
-    with own_store():
+    with isolated_param_store():
         terms = EnumeratedELBO().all_terms(vae.model, vae.guide, x)
         terms["loss"].backward()
     assert vae.canonicalizer.module.layers[-1].weight.grad[-1].abs().max() > 0
     assert set(ppvae.encode(vae, x)) == {"direction", "turn", "z_c", "z"}
-    with pytest.raises(ValueError, match="EnumeratedELBO"), own_store():
+    with pytest.raises(ValueError, match="EnumeratedELBO"), isolated_param_store():
         ELBO().differentiable_loss(vae.model, vae.guide, x)
     with pytest.raises(ValueError, match="directions: expected at least 1, got 0"):
         Pose(directions=0)
@@ -150,7 +150,7 @@ def test_an_image_without_mass_has_a_pose():
     vae = canonical_vae((1, 6, 6), Pose(0.25, 0.2))
     x = torch.zeros(2, 1, 6, 6)
     x[1, 0, 2, 3] = 1  # a single pixel
-    with own_store():
+    with isolated_param_store():
         loss = ELBO().loss_and_grads(vae.model, vae.guide, x)
     assert torch.isfinite(loss)
     assert all(torch.isfinite(p.grad).all() for p in vae.parameters())
@@ -199,7 +199,7 @@ def test_elbo_below_exact_evidence_and_importance_sampling_reaches_it(clusters, 
     x = (torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(1)) > 0.5).double()
 
     def elbo():
-        with torch.no_grad(), own_store():
+        with torch.no_grad(), isolated_param_store():
             return -objective(4000).loss(vae.model, vae.guide, x)
 
     assert elbo() < exact_evidence(vae, x).sum() - 0.1
@@ -214,14 +214,14 @@ def test_elbo_below_exact_evidence_and_importance_sampling_reaches_it(clusters, 
 def test_the_weight_of_the_kl_is_that_of_all_latents():
     vae, objective = canonical_vae((1, 6, 6), Pose(0.25, 0.2)), ELBO()
     objective.kl_weight = torch.zeros(())
-    with own_store():
+    with isolated_param_store():
         terms = objective.all_terms(vae.model, vae.guide, X)
     assert terms["loss"] == -terms["reconstruction"] and terms["kl"] > 0
 
 
 def test_a_new_network_decodes_with_finite_gradients():
     vae = MCEVAE((1, 6, 6), 2, Clusters(3, 4), Pose(0.25, 0.2), hidden=(16,))
-    with own_store():
+    with isolated_param_store():
         ELBO().differentiable_loss(vae.model, vae.guide, X).backward()
     assert all(torch.isfinite(p.grad).all() for p in vae.parameters() if p.grad is not None)
 
@@ -246,7 +246,7 @@ def test_nothing_is_made_on_another_device(directions):
     """On torch's meta device an operator with a tensor of the CPU is an error."""
     pose = Pose(0.25, 0.2, directions=directions)
     vae = canonical_vae((1, 6, 6), pose, directions=directions, clusters=Clusters(3, 4, NormalHead(3))).to("meta")
-    with own_store(), pyro.validation_enabled(False):
+    with isolated_param_store(), pyro.validation_enabled(False):
         objective = EnumeratedELBO()
         objective.kl_weight = objective.kl_weight.to("meta")
         assert objective.differentiable_loss(vae.model, vae.guide, X.to("meta")).device.type == "meta"
@@ -275,7 +275,7 @@ def test_no_seam_in_the_turn():
 
 def test_scales_are_positive_and_dtypes_stay():
     vae = canonical_vae((1, 6, 6), Pose(0.25, 3.0)).double()
-    with torch.no_grad(), own_store():
+    with torch.no_grad(), isolated_param_store():
         trace = poutine.trace(vae.model).get_trace(X.double())
     g = similarity(**{name: trace.nodes[name]["value"] for name in ("turn", "shift", "log_scale")})
     assert (torch.linalg.det(g[:, :2, :2]) > 0).all()
@@ -322,7 +322,7 @@ def test_the_invariance_term_is_the_mean_over_moves_one_by_one():
         def __call__(self, x):
             return act(x.unflatten(0, (-1, 8)), g[: x.shape[0] // 8, None]).flatten(0, 1)
 
-    with own_store(), torch.no_grad():
+    with isolated_param_store(), torch.no_grad():
         term = Invariance(Fixed(), num_moves=3)(vae.model, vae.guide, X)
 
         def values(x):
@@ -341,7 +341,7 @@ def test_all_moves_go_through_the_networks_at_once():
     vae = canonical_vae((1, 6, 6))
     sizes = []
     vae.encoder.register_forward_hook(lambda module, args, out: sizes.append(args[0].shape[0]))
-    with own_store():
+    with isolated_param_store():
         Invariance(RandomSimilarity(), num_moves=25)(vae.model, vae.guide, X)
     assert sizes == [8, 200]
 
@@ -378,11 +378,11 @@ def test_known_canonical_images_are_observed():
     vae = canonical_vae((1, 6, 6), canonical=BernoulliLikelihood())
     x_0, known = X.flip(0), torch.arange(8) < 5
     check_vae(lambda: canonical_vae((1, 6, 6), canonical=BernoulliLikelihood()), X, given=(x_0, known))
-    with own_store(), seeded(1), torch.no_grad():
+    with isolated_param_store(), seeded(1), torch.no_grad():
         terms = ELBO().all_terms(vae.model, vae.guide, X, x_0, known)
     plain = canonical_vae((1, 6, 6))
     plain.load_state_dict(vae.state_dict())
-    with own_store(), seeded(1), torch.no_grad():
+    with isolated_param_store(), seeded(1), torch.no_grad():
         guide_trace = poutine.trace(plain.guide).get_trace(X)
         model_trace = poutine.trace(poutine.replay(plain.model, trace=guide_trace)).get_trace(X)
     mean = model_trace.nodes["canonical"]["value"]
@@ -398,7 +398,7 @@ def test_known_canonical_images_are_observed():
 def test_terms_of_the_objective():
     vae = canonical_vae((1, 6, 6))
     with pytest.raises(ValueError, match="expected names of latents or deterministic sites of the model, got"):
-        with own_store():
+        with isolated_param_store():
             Invariance(RandomSimilarity(), sites=("w",))(vae.model, vae.guide, X)
     with pytest.raises(ValueError, match="penalties: expected some"):
         Regularized(ELBO())
@@ -407,7 +407,7 @@ def test_terms_of_the_objective():
     objective = Regularized(IWAE_ELBO(3), invariance=Invariance(RandomSimilarity(), num_moves=2, weight=0.5))
     objective.kl_weight = torch.tensor(0.25)
     assert objective.objective.kl_weight == 0.25
-    with own_store():
+    with isolated_param_store():
         terms = objective.all_terms(vae.model, vae.guide, X)
         with seeded(3):
             whole = objective.differentiable_loss(vae.model, vae.guide, X)

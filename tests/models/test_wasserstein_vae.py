@@ -10,8 +10,8 @@ from pyro import poutine
 
 import ppvae
 from ppvae import models
-from ppvae.arrays import own_store
 from ppvae.infer import ELBO, InfoVAE_ELBO, energy_distance
+from ppvae.isolation import isolated_param_store
 from ppvae.nn import DeltaHead, NormalLikelihood, SphericalDeltaHead
 from ppvae.random import seeded
 from ppvae.testing import check_vae
@@ -46,7 +46,7 @@ def test_they_are_found_by_name():
     ids=["R^3", "S^2"],
 )
 def test_the_encoder_is_deterministic(vae):
-    with own_store(), torch.no_grad():
+    with isolated_param_store(), torch.no_grad():
         draws = [poutine.trace(vae.guide).get_trace(BINARY).nodes["z"]["value"] for _ in range(2)]
     assert torch.equal(*draws)
     assert torch.equal(draws[0], torch.as_tensor(ppvae.encode(vae, BINARY)))
@@ -69,7 +69,7 @@ def test_heads():
 def test_the_loss_is_reconstruction_and_divergence():
     """With a normal likelihood of scale s the first term is |x - f(g(x))|^2 / (2 s^2) and a constant."""
     vae, s = WassersteinVAE((5,), 2, (16,), likelihood=NormalLikelihood(0.3)), 0.3
-    with seeded(0), own_store():
+    with seeded(0), isolated_param_store():
         loss = InfoVAE_ELBO("energy", alpha=1, lambda_=10).loss(vae.model, vae.guide, REAL)
     with seeded(0), torch.no_grad():
         z = vae.encoder(REAL)
@@ -101,5 +101,5 @@ def test_the_scale_of_the_decoder_is_its_own():
     law = vae.decode(torch.randn(7, 2, generator=torch.Generator().manual_seed(0)))
     scale = law.base_dist.scale
     assert law.event_shape == (5,) and scale.shape == (7, 5) and scale.std() > 0
-    with own_store(), pyro.validation_enabled(True):
+    with isolated_param_store(), pyro.validation_enabled(True):
         assert ELBO(3).loss(vae.model, vae.guide, REAL).isfinite()

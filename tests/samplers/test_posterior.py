@@ -256,7 +256,7 @@ def test_other_latents_and_options_raise():
     vae = Linear(normal(), normal())
     with pytest.raises(ValueError, match="method: expected one of batched-hmc, nuts, hmc, got 'gibbs'"):
         ppvae.posterior(vae, X, method="gibbs")
-    with pytest.raises(ValueError, match="num_chains: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_chains: expected a whole number of at least 1, got 0"):
         ppvae.posterior(vae, X, num_chains=0)
     with pytest.raises(ValueError, match="expected shape"):
         ppvae.posterior(vae, X[:, :2])

@@ -52,7 +52,7 @@ def test_every_sampler_decodes_its_latents_and_keeps_to_its_seed(name):
     assert not np.array_equal(one.z, CALLS[name](vae, X, 30, seed=2).z)
     assert len(np.unique(one.z, axis=0)) == 30
     assert repr(one) == "Samples(x (30, 1, 4, 4), z (30, 2); independent draws)"
-    with pytest.raises(ValueError, match="num_samples: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_samples: expected a whole number of at least 1, got 0"):
         CALLS[name](vae, X, 0)
 
 

@@ -9,11 +9,13 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import ppvae
-from ppvae.arrays import check_support, evaluating, home, own_store, to_tensors
 from ppvae.infer import ELBO
+from ppvae.inputs import check_support, to_tensors
+from ppvae.isolation import isolated_param_store
 from ppvae.nn import ContinuousBernoulliLikelihood, NormalLikelihood, PoissonLikelihood
 from ppvae.random import seeded
 from ppvae.transforms import DynamicBinarization, Threshold
+from ppvae.vae import device_and_dtype, evaluating
 
 SHAPE = (1, 4, 4)
 BINARY = (np.random.default_rng(0).random((20, *SHAPE)) > 0.5).astype(np.float32)
@@ -225,7 +227,7 @@ def test_labels_keep_their_dtype():
 
 
 def test_home_is_where_the_parameters_are():
-    assert home(vae().double()) == (torch.device("cpu"), torch.float64)
+    assert device_and_dtype(vae().double()) == (torch.device("cpu"), torch.float64)
 
 
 def test_modes_store_and_generators_are_restored():
@@ -238,7 +240,7 @@ def test_modes_store_and_generators_are_restored():
         assert not any(module.training for module in model.modules())
     assert model.training and not model.encoder.module[1].training
     state = torch.get_rng_state()
-    with own_store(), seeded(3):
+    with isolated_param_store(), seeded(3):
         pyro.param("a", torch.ones(1))
         torch.rand(3)
     assert "a" not in pyro.get_param_store()

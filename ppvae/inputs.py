@@ -2,45 +2,29 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
-from pyro import poutine
-from torch import Tensor, nn
+from pyro.poutine import Trace
+from torch import Tensor
 
-from ppvae.nn import unregistered
-from ppvae.nn.networks import network_dtype
-from ppvae.random import seeded
-
-VAE = Any  # an nn.Module with model, guide and shape
+from ppvae.distributions.base import base_law
+from ppvae.infer.sites import Needs
+from ppvae.vae import VAE, device_and_dtype, first_traces
 
 
-def check_pair(vae: VAE) -> None:
-    """Raise a ValueError if ``vae`` is not a module with ``model``, ``guide`` and ``shape``."""
-    if not (isinstance(vae, nn.Module) and all(hasattr(vae, name) for name in ("model", "guide", "shape"))):
-        raise ValueError(f"vae: expected a torch module with model, guide and shape, got {type(vae).__name__}")
-
-
-def home(vae: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype of the parameters of a VAE."""
-    parameter = next(p for p in vae.parameters() if p.is_floating_point())
-    return parameter.device, parameter.dtype
-
-
-def to_tensors(vae: VAE, data: Any, say: bool = False, compact: bool = False) -> tuple[Tensor, ...]:
+def to_tensors(vae: VAE, data: Any, announce: bool = False, compact: bool = False) -> tuple[Tensor, ...]:
     """The batch ``(x, *given)`` on the device of the VAE, x in its dtype; labels (integers, booleans) keep theirs.
 
     :param data: an array x of shape (n, *vae.shape), or a tuple (x, *given) of arrays with equal n.
-    :param say: whether a change of dtype is told on the standard error.
-    :param compact: whether x of unsigned bytes stays so, a quarter of the memory, for the caller to cast by batches.
+    :param announce: whether a change of dtype is printed to standard error.
+    :param compact: whether x of unsigned bytes keeps its dtype, a quarter of the memory, for the caller to cast.
     :raises ValueError: for a wrong shape, a wrong dtype, no data, arrays of unequal length, or given arrays that do not
         keep to the constraints ``vae.given``, where the VAE has them.
     """
-    device, dtype = home(vae)
+    device, dtype = device_and_dtype(vae)
     arrays = data if isinstance(data, (tuple, list)) else (data,)
     if not arrays:
         raise ValueError("x: expected an array of data, got an empty list")
@@ -51,7 +35,7 @@ def to_tensors(vae: VAE, data: Any, say: bool = False, compact: bool = False) ->
         # To the host, torch would not wait for the copy either.
         tensor = tensor.to(device, non_blocking=device.type == "cuda")
         if (i == 0 or tensor.is_floating_point()) and tensor.dtype != dtype:
-            if say and i == 0:
+            if announce and i == 0:
                 print(f"ppvae: {name} is cast from {tensor.dtype} to the model's {dtype}", file=sys.stderr)
             tensor = tensor if compact and i == 0 and tensor.dtype == torch.uint8 else tensor.to(dtype)
         tensors.append(tensor)
@@ -86,6 +70,22 @@ def to_tensors(vae: VAE, data: Any, say: bool = False, compact: bool = False) ->
     return tuple(tensors)
 
 
+def integer(name: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least ``least`` as Python's ``int``; numpy's integers count.
+
+    :raises ValueError: for anything else, True and False included.
+
+    >>> integer("batch_size", np.int64(8))
+    8
+    >>> integer("batch_size", -1)
+    Traceback (most recent call last):
+    ValueError: batch_size: expected a whole number of at least 1, got -1
+    """
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    return int(value)
+
+
 def on_disk(data: Any) -> bool:
     """Whether one of the arrays is a memory map of numpy, as ``numpy.load(file, mmap_mode="r")`` returns."""
     return any(isinstance(array, np.memmap) for array in (data if isinstance(data, (tuple, list)) else (data,)))
@@ -112,6 +112,10 @@ def _tensor(name: str, array: Any) -> Tensor:
         # torch takes neither a foreign byte order nor negative strides, and warns of memory that it may not write.
         array = np.asarray(array, array.dtype.newbyteorder("="), order="C")
         return torch.as_tensor(array if array.flags.writeable else array.copy())
+    if isinstance(array, (int, float)):
+        raise ValueError(
+            f"{name}: expected an array, got the number {array}; give options by name, such as num_samples={array}"
+        )
     if not isinstance(array, Tensor):
         raise ValueError(
             f"{name}: expected a numpy array or a torch tensor, got {type(array).__name__}; "
@@ -147,28 +151,30 @@ def check_finite(x: Tensor, row: int = 0) -> None:
         )
 
 
-def check_support(vae: VAE, data: tuple[Tensor, ...], row: int = 0, chunk: int = 4096) -> None:
-    """Raise a ValueError if a value of x is outside the support of the likelihood at the observed site.
+def check_support(
+    vae: VAE,
+    data: tuple[Tensor, ...],
+    row: int = 0,
+    chunk: int = 4096,
+    needs: Needs | Callable[[str], Needs] = "draws",
+) -> tuple[Trace, Trace]:
+    """Raise a ValueError if the pair breaks a rule, or a value of x is outside the support of the likelihood.
 
-    The law is that of the first datum: the support of a likelihood does not depend on the latent. ``row`` is the number
-    of the first datum, for messages.
+    The likelihood is the law at the observed site for the first datum: its support does not depend on the latent.
+
+    :param row: the number of the first datum, for messages.
+    :param needs: what will be computed, see :func:`ppvae.infer.sites.check_pair`.
+    :return: the traces of model and guide on the first datum.
     """
     check_finite(data[0], row)
-    # Pyro's own checks would speak of what the encoder makes of values that it cannot read.
-    with torch.no_grad(), evaluating(vae), own_store(), seeded(0), pyro.validation_enabled(False):
-        guide_trace = poutine.trace(vae.guide).get_trace(*(t[:1] for t in data))
-        model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*(t[:1] for t in data))
-    if "x" not in model_trace or not model_trace.nodes["x"]["is_observed"]:
-        raise ValueError("the model has no observed site 'x'; expected pyro.sample('x', law, obs=x) in it")
+    model_trace, guide_trace = first_traces(vae, data, needs)
     law = model_trace.nodes["x"]["fn"]
     if tuple(law.event_shape) != tuple(vae.shape):
         raise ValueError(
             f"site 'x': expected a law with the event shape {tuple(vae.shape)} of one datum, got "
             f"{tuple(law.event_shape)}; say which dimensions belong to a datum with .to_event(len(shape))"
         )
-    base = law
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
+    base = base_law(law)
     likelihood = type(base).__name__
     for start in range(0, data[0].shape[0], chunk):
         x = data[0][start : start + chunk]
@@ -178,6 +184,7 @@ def check_support(vae: VAE, data: tuple[Tensor, ...], row: int = 0, chunk: int =
                 f"x: expected values in the support of the {likelihood} likelihood ({_words(base.support)}), got "
                 f"{_range(data[0])}, first in row {row + start + _first(inside)}. {_advice(likelihood, data[0])}"
             )
+    return model_trace, guide_trace
 
 
 def check_domain(transform: Callable[[Tensor], Tensor], x: Tensor, row: int = 0) -> None:
@@ -234,49 +241,3 @@ def _advice(likelihood: str, x: Tensor) -> str:
     if likelihood == "ContinuousBernoulli":
         return _scaling(x)
     return "Transform the data, or choose another likelihood head from ppvae.nn."
-
-
-@contextmanager
-def evaluating(vae: nn.Module) -> Iterator[None]:
-    """Set eval mode, and restore the mode of every submodule."""
-    modes = [(module, module.training) for module in vae.modules()]
-    vae.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def own_store() -> Iterator[None]:
-    """Leave Pyro's parameter store as it was, and send it no parameters: a VAE's are taken from the module."""
-    with pyro.get_param_store().scope(), unregistered():
-        yield
-
-
-@contextmanager
-def precise(precision: str, device: torch.device) -> Iterator[None]:
-    """Multiply matrices in ``"tf32"`` on CUDA, or run networks in ``"bf16"``; do nothing for ``"float32"``.
-
-    :raises ValueError: for another precision, or for tf32 on another device.
-    """
-    if precision == "bf16":
-        with network_dtype(torch.bfloat16):
-            yield
-    elif precision == "tf32":
-        if device.type != "cuda":
-            raise ValueError(f"precision: 'tf32' is a format of CUDA devices, got a model on {device}; choose 'bf16'")
-        backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-        before = [backend.allow_tf32 for backend in backends]
-        try:
-            for backend in backends:
-                backend.allow_tf32 = True
-            yield
-        finally:
-            for backend, allowed in zip(backends, before, strict=True):
-                backend.allow_tf32 = allowed
-    elif precision == "float32":
-        yield
-    else:
-        raise ValueError(f"precision: expected 'float32', 'tf32' or 'bf16', got {precision!r}")

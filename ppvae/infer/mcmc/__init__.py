@@ -1,0 +1,1 @@
+"""Markov chains: kernels, their adaptation, and the coordinates in which they move on a manifold."""
