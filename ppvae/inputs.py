@@ -168,7 +168,7 @@ def check_support(
     """
     check_finite(data[0], row)
     model_trace, guide_trace = first_traces(vae, data, needs)
-    law = model_trace.nodes["x"]["fn"]
+    law: Any = model_trace.nodes["x"]["fn"]
     if tuple(law.event_shape) != tuple(vae.shape):
         raise ValueError(
             f"site 'x': expected a law with the event shape {tuple(vae.shape)} of one datum, got "

@@ -3,12 +3,12 @@
 from typing import Any
 
 from pyro.distributions import Delta, MaskedDistribution
-from torch.distributions import Distribution, Independent, constraints
+from torch.distributions import Independent, constraints
 
 __all__ = ["base_law", "base_support", "is_deterministic"]
 
 
-def base_law(law: Distribution) -> Any:
+def base_law(law: Any) -> Any:
     """The law without the wrappers that only say which dimensions belong to an event, or which data count.
 
     >>> import pyro.distributions as dist
@@ -20,7 +20,7 @@ def base_law(law: Distribution) -> Any:
     return law
 
 
-def base_support(support: constraints.Constraint | None) -> Any:
+def base_support(support: Any) -> Any:
     """The constraint on the smallest part of an event: ``real`` of ``independent(real, 2)``.
 
     >>> base_support(constraints.real_vector)
@@ -31,7 +31,7 @@ def base_support(support: constraints.Constraint | None) -> Any:
     return support
 
 
-def is_deterministic(law: Distribution) -> bool:
+def is_deterministic(law: Any) -> bool:
     """Whether the law is a point mass, which has no density with respect to a volume.
 
     >>> import pyro.distributions as dist

@@ -125,7 +125,7 @@ def pullback_metric(vae: VAE) -> PullbackMetric:
         trace.add_node(names[0], name=names[0], type="sample", value=rows, is_observed=False, infer={})
         with quiet(vae), torch.set_grad_enabled(learning):
             model = poutine.replay(vae.model, trace=trace)
-            law = poutine.trace(model).get_trace(blank.expand(len(rows), *vae.shape)).nodes["x"]["fn"]
+            law: Any = poutine.trace(model).get_trace(blank.expand(len(rows), *vae.shape)).nodes["x"]["fn"]
         return law.mean.reshape(*z.shape[:-1], *vae.shape)
 
     return PullbackMetric(decoder, event_dim=len(vae.shape))
