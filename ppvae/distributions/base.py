@@ -3,7 +3,7 @@
 from typing import Any
 
 from pyro.distributions import Delta, MaskedDistribution
-from torch.distributions import Independent, constraints
+from torch.distributions import Independent
 
 __all__ = ["base_law", "base_support", "is_deterministic"]
 
