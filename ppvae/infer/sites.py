@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ppvae.distributions.base import base_law, base_support, is_deterministic
-from ppvae.manifolds import SO3, Angle, Circle, Euclidean, Hyperboloid, Manifold, Sphere, Torus
+from ppvae.manifolds import SO3, Angle, Box, Circle, Euclidean, Hyperboloid, Manifold, Power, Quotient, Sphere, Torus
 
 __all__ = [
     "Needs",
@@ -142,7 +142,8 @@ def per_datum(trace: Trace, site: Site, max_plate_nesting: int = 1) -> Tensor:
 # The space of a law
 
 _REAL = type(constraints.real)
-_UNBOUNDED: dict[type, Callable[[Any], Manifold]] = {
+#: support of one point -> its manifold
+_MANIFOLDS: dict[type, Callable[[Any], Manifold]] = {
     type(Sphere.support): lambda support: Sphere(),
     type(pyro_distributions.constraints.sphere): lambda support: Sphere(),
     type(Circle.support): lambda support: Circle(),
@@ -153,6 +154,7 @@ _UNBOUNDED: dict[type, Callable[[Any], Manifold]] = {
 #: What a density on each manifold is taken with respect to, in words; equal words are equal measures.
 _MEASURES: dict[type, str] = {
     Euclidean: "Lebesgue measure",
+    Box: "Lebesgue measure",
     Angle: "the angle, modulo 2 pi",
     Sphere: "the surface of spheres",
     Circle: "the surface of spheres",
@@ -177,21 +179,37 @@ def manifold_of(law: Any) -> Manifold | None:
     base = base_law(law)
     for candidate in (law, base):
         if getattr(candidate, "manifold", None) is not None:
-            return candidate.manifold
+            return _power(candidate.manifold, law)
     if isinstance(base, torch.distributions.VonMises):
-        return Angle()
+        return _power(Angle(), law)
     support = law.support
     if support is None or support.is_discrete:
         return None
     part = base_support(support)
-    if type(part) in _UNBOUNDED:
-        return _UNBOUNDED[type(part)](part)
-    return Euclidean(support) if _bounds(part) is not None else None
+    if type(part) in _MANIFOLDS:
+        return _power(_MANIFOLDS[type(part)](part), law)
+    bounds = _bounds(part)
+    if bounds is None:
+        return None
+    if len(law.event_shape) == 1 and all(torch.isfinite(torch.as_tensor(end)).all() for end in bounds):
+        return Box(low=bounds[0], high=bounds[1])
+    return Euclidean(support)
+
+
+def _power(manifold: Manifold, law: Any) -> Manifold:
+    """The product of copies, where a point of the law has more axes than one of the manifold."""
+    axes = len(law.event_shape) - manifold.support.event_dim
+    return Power(manifold, axes) if axes > 0 else manifold
 
 
 def _measure(law: Any) -> tuple[str, tuple[int, ...]]:
     """What the density of a law is taken with respect to, and the shape of a point."""
     manifold, event = manifold_of(law), tuple(law.event_shape)
+    while isinstance(manifold, Power):
+        manifold = manifold.base
+    if isinstance(manifold, Quotient):
+        cover = _MEASURES.get(type(manifold.base), type(manifold.base).__name__)
+        return f"{cover}, of a quotient by {len(manifold.group)} isometries", event
     if manifold is not None:
         return _MEASURES.get(type(manifold), f"the volume of {type(manifold).__name__}"), event
     if law.support is not None and law.support.is_discrete:

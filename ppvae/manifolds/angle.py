@@ -12,8 +12,11 @@ Reference: Directional Statistics (Mardia and Jupp, 2000), https://doi.org/10.10
 import math
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.distributions import constraints
+
+from ppvae.manifolds.circle import exp, log, mean_angle
+from ppvae.manifolds.sphere import Direction
 
 __all__ = ["Angle"]
 
@@ -46,3 +49,58 @@ class Angle:
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
         """log |d exp_x| = 0: the circle is flat."""
         return torch.zeros_like(x + u)
+
+    def intrinsic_dim(self, x: Tensor) -> int:
+        """1."""
+        return 1
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """u v."""
+        return u * v
+
+    def frame(self, x: Tensor) -> Tensor:
+        """1, shape ``(..., 1)``."""
+        return torch.ones_like(x).unsqueeze(-1)
+
+    def coordinates(self, x: Tensor, u: Tensor) -> Tensor:
+        """u, shape ``(..., 1)``."""
+        return u.unsqueeze(-1)
+
+    def mean(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The Fréchet mean of angles (n,), exact: see :func:`ppvae.manifolds.circle.mean_angle`."""
+        return mean_angle(self.logmap(torch.zeros_like(x), x), weights)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(cos x, sin x), shape ``(..., 2)``."""
+        return exp(x)
+
+    @property
+    def lift(self) -> "AngleOfDirection":
+        """The angle of the direction of a vector."""
+        return AngleOfDirection()
+
+    chart = None
+
+    def log_total_volume(self, x: Tensor) -> float:
+        """log 2 pi."""
+        return math.log(2 * math.pi)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Angles in [-pi, pi)."""
+        return (2 * torch.rand_like(like) - 1) * math.pi
+
+
+class AngleOfDirection(Direction):
+    """The circle by its angle t, as the direction of v in the plane."""
+
+    def shape(self, event: Size) -> Size:
+        """Two numbers for each angle."""
+        return Size([*event, 2])
+
+    def start(self, z: Tensor) -> Tensor:
+        """The unit vector at angle z, times sqrt(2)."""
+        return super().start(exp(z))
+
+    def point(self, v: Tensor) -> Tensor:
+        """The angle of v in [-pi, pi]."""
+        return log(v)

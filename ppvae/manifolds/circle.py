@@ -13,13 +13,15 @@ References:
         https://arxiv.org/abs/1812.01537
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppvae.manifolds.sphere import sphere
+from ppvae.manifolds.sphere import Direction, sphere
 
-__all__ = ["Circle", "act", "compose", "exp", "hat", "inverse", "log", "matrix", "vee"]
+__all__ = ["Circle", "act", "compose", "exp", "hat", "inverse", "log", "matrix", "mean_angle", "vee"]
 
 
 class _Circle(constraints.Constraint):
@@ -109,5 +111,72 @@ class Circle:
         """log |d exp_x| = 0, shape ``(...)``: the circle is flat."""
         return torch.zeros_like(x[..., 0] + u[..., 0])
 
+    def intrinsic_dim(self, x: Tensor) -> int:
+        """1."""
+        return 1
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """u . v, shape ``(...)``."""
+        return (u * v).sum(-1)
+
+    def frame(self, x: Tensor) -> Tensor:
+        """Jx, shape ``(..., 1, 2)``."""
+        return quarter_turn(x).unsqueeze(-2)
+
+    def coordinates(self, x: Tensor, u: Tensor) -> Tensor:
+        """u . Jx, shape ``(..., 1)``."""
+        return (u * quarter_turn(x)).sum(-1, keepdim=True)
+
+    def mean(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The Fréchet mean of points (n, 2), exact: see :func:`mean_angle`."""
+        return exp(mean_angle(log(x), weights))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """x itself."""
+        return x
+
+    @property
+    def lift(self) -> Direction:
+        """A point as the direction of a vector."""
+        return Direction()
+
+    chart = None
+
+    def log_total_volume(self, x: Tensor) -> float:
+        """log 2 pi."""
+        return math.log(2 * math.pi)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Directions of normal vectors."""
+        return Direction().point(torch.randn_like(like))
+
     def _angle(self, x: Tensor, y: Tensor) -> Tensor:
         return log(compose(inverse(x), y))
+
+
+def mean_angle(t: Tensor, weights: Tensor | None = None) -> Tensor:
+    r"""The angle of least weighted sum of squared distances to n angles t, (n,) or (n, k) for k circles: (k,).
+
+    The mean is the ordinary one of the angles once the circle is cut in the right place, which is between two of them.
+    With the sorted angles in :math:`[-\pi, \pi]` and the first k of them moved up by a turn,
+
+    .. math::
+        m_k = \sum_i w_i t_i + 2 \pi W_k, \qquad
+        V_k = \sum_i w_i t_i^2 + 4 \pi \sum_{i \le k} w_i t_i + 4 \pi^2 W_k - m_k^2, \qquad W_k = \sum_{i \le k} w_i
+
+    and the mean is the m_k with the least V_k.
+
+    Source: Hotz and Huckemann (2015), https://arxiv.org/abs/1108.2141
+    """
+    n = t.shape[0]
+    w = torch.full_like(t, 1 / n)
+    if weights is not None:
+        w = (weights / weights.sum()).reshape(n, *[1] * (t.dim() - 1)).expand_as(t)
+    order = t.argsort(0)
+    t, w = t.gather(0, order), w.gather(0, order)
+    W = w.cumsum(0) - w  # the weight of the angles before, so that the first candidate moves none
+    moved = (w * t).cumsum(0) - w * t
+    m = (w * t).sum(0) + 2 * math.pi * W
+    V = (w * t.square()).sum(0) + 4 * math.pi * moved + 4 * math.pi**2 * W - m.square()
+    best = m.gather(0, V.argmin(0, keepdim=True)).squeeze(0)
+    return torch.remainder(best + math.pi, 2 * math.pi) - math.pi

@@ -35,8 +35,10 @@ References:
 import math
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.distributions import constraints
+
+from ppvae.manifolds.protocol import frechet_mean
 
 __all__ = ["Hyperboloid", "boost", "frame", "from_origin", "hyperboloid", "log_sinhc", "to_frame", "to_origin"]
 
@@ -167,6 +169,67 @@ class Hyperboloid:
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
         """log |det d exp_x| at u, shape ``(...)``: (m - 2) log (sinh t / t) with t = ``|u|``."""
         return (x.shape[-1] - 2) * log_sinhc(_in_frame(x, u).square().sum(-1))
+
+    def intrinsic_dim(self, x: Tensor) -> int:
+        """m - 1."""
+        return x.shape[-1] - 1
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """<u, v>, shape ``(...)``; in the frame at x, since the terms of the form cancel far from the origin."""
+        return (_in_frame(x, u) * _in_frame(x, v)).sum(-1)
+
+    def frame(self, x: Tensor) -> Tensor:
+        """The parallel transport of e_2, ..., e_m from the origin, shape ``(..., m - 1, m)``: smooth."""
+        basis = torch.eye(x.shape[-1] - 1, dtype=x.dtype, device=x.device)
+        x = x.unsqueeze(-2)
+        return frame(x, basis.expand(*x.shape[:-2], *basis.shape))
+
+    def coordinates(self, x: Tensor, u: Tensor) -> Tensor:
+        """The coordinates of u in :meth:`frame`, shape ``(..., m - 1)``."""
+        return _in_frame(x, u)
+
+    def mean(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The Fréchet mean of points (n, m), which is unique."""
+        return frechet_mean(self, x, weights)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """log_o(x), shape ``(..., m - 1)``."""
+        return to_origin(x)
+
+    @property
+    def lift(self) -> "Exponential":
+        """A point as exp_o(v)."""
+        return Exponential()
+
+    chart = lift
+
+    def log_total_volume(self, x: Tensor) -> float:
+        """inf."""
+        return math.inf
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """No uniform law: the volume is infinite."""
+        raise ValueError("Hyperboloid: no uniform points, its volume is infinite; draw from a WrappedNormal")
+
+
+class Exponential:
+    """Hyperbolic space as exp_o(v), v in R^{m-1}: one to one."""
+
+    def shape(self, event: Size) -> Size:
+        """(m - 1,)."""
+        return Size([event[-1] - 1])
+
+    def start(self, z: Tensor) -> Tensor:
+        """log_o(z)."""
+        return to_origin(z)
+
+    def point(self, v: Tensor) -> Tensor:
+        """exp_o(v)."""
+        return from_origin(v)
+
+    def log_volume(self, v: Tensor) -> Tensor:
+        """(m - 2) log (sinh t / t) with t = ``|v|``, shape ``(...)``."""
+        return (v.shape[-1] - 1) * log_sinhc(v.square().sum(-1))
 
 
 def _in_frame(x: Tensor, u: Tensor) -> Tensor:

@@ -1,22 +1,59 @@
-"""What a manifold of latents offers: the methods that laws, samplers, metrics and plots may call.
+r"""What a manifold of latents offers: the methods that laws, samplers, metrics and plots may call.
 
-The names are those of geoopt, so that a geoopt manifold is nearly one of ours; ``logvolume`` is added for
-densities.
+The names are those of geoopt where it has the method, so that a geoopt manifold is nearly one of ours.
+
+.. math::
+    u = \sum_i c_i e_i(x), \qquad \langle e_i(x), e_j(x) \rangle_x = \delta_{ij}, \qquad
+    \bar x = \arg\min_y \sum_i w_i \, d(y, x_i)^2
+
+with e_i the ``frame``, c the ``coordinates`` and :math:`\bar x` the Fréchet ``mean``. From these everything that comes
+after training follows once for all spaces: jitter is exp_x of normal noise in the frame, a mixture is one of tangent
+normals about Fréchet means, interpolation is :math:`\exp_x(t \log_x y)`, chains move in the ``lift``.
 """
 
 from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Size, Tensor
 from torch.distributions.constraints import Constraint
 
-__all__ = ["Manifold"]
+__all__ = ["Lift", "Manifold", "frechet_mean", "tangent"]
+
+
+class Lift(Protocol):
+    r"""Coordinates v of R^k in which a Markov chain moves; they may be redundant, as the direction of a vector.
+
+    With z = point(v), a chain whose density in v is
+
+    .. math::
+        \log p(z) + \texttt{log\_volume}(v)
+
+    has points z with the density p with respect to the volume of the manifold.
+    """
+
+    def shape(self, event: Size) -> Size:
+        """The shape of v for a latent of this event shape."""
+        ...
+
+    def start(self, z: Tensor) -> Tensor:
+        """Where a chain begins whose latent is z: (..., \\*event) to (..., \\*coordinates)."""
+        ...
+
+    def point(self, v: Tensor) -> Tensor:
+        """The latent at v."""
+        ...
+
+    def log_volume(self, v: Tensor) -> Tensor:
+        """Log density of the chain's law at v over that of the latent, shape ``(...)``."""
+        ...
 
 
 class Manifold(Protocol):
     r"""A complete Riemannian manifold, in coordinates of the space around it.
 
-    Points x, y and tangent vectors u have the event shape of ``support``, and ``...`` is the batch. Angles
-    and distances are in radians where the manifold is compact.
+    Points x, y and tangent vectors u, v have the event shape of ``support``, and ``...`` is the batch. Angles
+    and distances are in radians where the manifold is compact. Instances need not know their dimension: what depends on
+    it reads it off a point.
     """
 
     @property
@@ -43,3 +80,76 @@ class Manifold(Protocol):
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
         """log |det d exp_x| at u, shape ``(...)``: what exp_x makes of a unit of volume at u."""
         ...
+
+    def intrinsic_dim(self, x: Tensor) -> int:
+        """The dimension of the manifold that x lies on."""
+        ...
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """The Riemannian inner product of tangent vectors at x, shape ``(...)``."""
+        ...
+
+    def frame(self, x: Tensor) -> Tensor:
+        """An orthonormal basis of the tangent space at x, shape ``(..., d, *event)``."""
+        ...
+
+    def coordinates(self, x: Tensor, u: Tensor) -> Tensor:
+        """The coordinates of u in the frame at x, shape ``(..., d)``."""
+        ...
+
+    def mean(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The Fréchet mean of n points (n, *event) with weights (n,), equal ones where none are given."""
+        ...
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The numbers in which networks, kernels and linear tools read a point, shape ``(..., k)``; injective."""
+        ...
+
+    @property
+    def lift(self) -> Lift:
+        """The coordinates in which a Markov chain moves."""
+        ...
+
+    @property
+    def chart(self) -> Lift | None:
+        """Coordinates on R^d that are one to one, None where the manifold has none."""
+        ...
+
+    def log_total_volume(self, x: Tensor) -> float:
+        """Logarithm of the volume of the manifold that x lies on; inf where it is infinite."""
+        ...
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Uniform points, as many as ``like`` has, in its shape, dtype and device.
+
+        :raises ValueError: if the volume is infinite.
+        """
+        ...
+
+
+def tangent(manifold: Manifold, x: Tensor, c: Tensor) -> Tensor:
+    """The tangent vector at x with the coordinates c, shape ``(..., d)``, in the frame."""
+    event = manifold.support.event_dim
+    return (c.reshape(*c.shape, *[1] * event) * manifold.frame(x)).sum(-1 - event)
+
+
+def frechet_mean(manifold: Manifold, x: Tensor, weights: Tensor | None = None, iterations: int = 64) -> Tensor:
+    r"""The Fréchet mean of points (n, \*event) by fixed-point steps from the best of the points.
+
+    .. math::
+        y \leftarrow \exp_y \Bigl( \sum_i w_i \log_y x_i \Bigr)
+
+    On a manifold of positive curvature a local minimum may lie elsewhere; from the point with the least sum of squares,
+    among at most 512 of them, the steps lead to the global one unless the points are spread all over it.
+
+    Source: Afsari, Tron and Vidal (2013), https://arxiv.org/abs/1201.0925
+    """
+    n = x.shape[0]
+    w = x.new_full((n,), 1 / n) if weights is None else weights / weights.sum()
+    candidates = x[:: max(1, -(-n // 512))]
+    costs = torch.stack([(w * manifold.dist(y.expand_as(x), x).square()).sum() for y in candidates])
+    y = candidates[costs.argmin()]
+    shape = (n, *[1] * (x.dim() - 1))
+    for _ in range(iterations):
+        y = manifold.expmap(y, (w.reshape(shape) * manifold.logmap(y.expand_as(x), x)).sum(0))
+    return y

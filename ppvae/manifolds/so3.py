@@ -28,8 +28,10 @@ References:
 import math
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.distributions import constraints
+
+from ppvae.manifolds.protocol import frechet_mean
 
 __all__ = [
     "SO3",
@@ -306,3 +308,70 @@ class SO3:
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
         r"""log |det d exp_x| at u, :math:`2 \log |\mathrm{sinc}(|u|/2)|`, shape ``(...)``."""
         return log_jacobian(vee(compose(x.mT, u)))
+
+    def intrinsic_dim(self, x: Tensor) -> int:
+        """3."""
+        return 3
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        r"""Half of :math:`\mathrm{tr}(u^T v)`, shape ``(...)``: a turn of one radian has length one."""
+        return (u * v).sum((-2, -1)) / 2
+
+    def frame(self, x: Tensor) -> Tensor:
+        r""":math:`x \hat e_i`, shape ``(..., 3, 3, 3)``: left invariant, hence smooth."""
+        return compose(x.unsqueeze(-3), hat(torch.eye(3, dtype=x.dtype, device=x.device)))
+
+    def coordinates(self, x: Tensor, u: Tensor) -> Tensor:
+        """The v with u = x hat(v), shape ``(..., 3)``."""
+        return vee(compose(x.mT, u))
+
+    def mean(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The Fréchet mean of rotations (n, 3, 3), by :func:`ppvae.manifolds.protocol.frechet_mean`."""
+        return frechet_mean(self, x, weights)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The nine entries, row by row."""
+        return x.flatten(-2)
+
+    @property
+    def lift(self) -> "QuaternionDirection":
+        """A rotation as the direction of a quaternion."""
+        return QuaternionDirection()
+
+    chart = None
+
+    def log_total_volume(self, x: Tensor) -> float:
+        """log 8 pi^2."""
+        return math.log(VOLUME)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Rotations of the directions of normal quaternions."""
+        q = torch.randn((*like.shape[:-2], 4), dtype=like.dtype, device=like.device)
+        return QuaternionDirection().point(q)
+
+
+class QuaternionDirection:
+    r"""SO(3) by the direction of a quaternion v in R^4, which covers it twice.
+
+    .. math::
+        q = v / |v|, \qquad v \sim N(v; 0, I) \, p(R(q)) / u, \qquad u = 1 / 8 \pi^2
+
+    The volume of S^3 is 2 pi^2, each of its points q and -q is a rotation, and R stretches lengths by 2: the density of
+    q is 4 p(R(q)), and 4 times the area of S^3 is 8 pi^2.
+    """
+
+    def shape(self, event: Size) -> Size:
+        """(4,)."""
+        return Size([4])
+
+    def start(self, z: Tensor) -> Tensor:
+        """Twice the unit quaternion: the typical length of v."""
+        return 2 * to_quaternion(z)
+
+    def point(self, v: Tensor) -> Tensor:
+        """The rotation of v / ``|v|``."""
+        return from_quaternion(v / v.norm(dim=-1, keepdim=True))
+
+    def log_volume(self, v: Tensor) -> Tensor:
+        """log N(v; 0, I) + log 8 pi^2, shape ``(...)``."""
+        return math.log(VOLUME) - 2 * math.log(2 * math.pi) - v.square().sum(-1) / 2

@@ -20,10 +20,12 @@ References:
 import math
 
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.distributions import constraints
 
-__all__ = ["Sphere", "log_area", "rotate_from_pole", "sphere"]
+from ppvae.manifolds.protocol import frechet_mean
+
+__all__ = ["Direction", "Sphere", "log_area", "rotate_from_pole", "sphere"]
 
 
 class _Sphere(constraints.Constraint):
@@ -123,3 +125,69 @@ class Sphere:
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
         """log |det d exp_x| at u, shape ``(...)``: (m - 2) log |sin t / t| with t = ``|u|``."""
         return (x.shape[-1] - 2) * torch.sinc(u.norm(dim=-1) / math.pi).abs().log()
+
+    def intrinsic_dim(self, x: Tensor) -> int:
+        """m - 1."""
+        return x.shape[-1] - 1
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """u . v, shape ``(...)``."""
+        return (u * v).sum(-1)
+
+    def frame(self, x: Tensor) -> Tensor:
+        """The images of e_2, ..., e_m under :func:`rotate_from_pole` to x, shape ``(..., m - 1, m)``; it jumps where x_1
+        changes its sign."""
+        basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)[1:]
+        return rotate_from_pole(basis, x.unsqueeze(-2))
+
+    def coordinates(self, x: Tensor, u: Tensor) -> Tensor:
+        """The coordinates of u in :meth:`frame`, shape ``(..., m - 1)``."""
+        return rotate_from_pole(u, x)[..., 1:]  # which is its own inverse
+
+    def mean(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The Fréchet mean of points (n, m), by :func:`ppvae.manifolds.protocol.frechet_mean`."""
+        return frechet_mean(self, x, weights)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """x itself."""
+        return x
+
+    @property
+    def lift(self) -> "Direction":
+        """A point as the direction of a vector."""
+        return Direction()
+
+    chart = None
+
+    def log_total_volume(self, x: Tensor) -> float:
+        """:func:`log_area` of m."""
+        return log_area(x.shape[-1])
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Directions of normal vectors."""
+        return Direction().point(torch.randn_like(like))
+
+
+class Direction:
+    r"""The sphere as the direction of v in R^m: among all v of one direction the length is that of a normal law.
+
+    .. math::
+        z = v / |v|, \qquad v \sim N(v; 0, I) \, p(z) / u(z), \qquad u \text{ the uniform density}
+    """
+
+    def shape(self, event: Size) -> Size:
+        """That of the point."""
+        return event
+
+    def start(self, z: Tensor) -> Tensor:
+        """z times sqrt(m), the typical length: near 0 the steps that fit are tiny."""
+        return z * math.sqrt(z.shape[-1])
+
+    def point(self, v: Tensor) -> Tensor:
+        """v / ``|v|``."""
+        return v / v.norm(dim=-1, keepdim=True)
+
+    def log_volume(self, v: Tensor) -> Tensor:
+        """log N(v; 0, I) plus the log of the area, shape ``(...)``."""
+        m = v.shape[-1]
+        return log_area(m) - m / 2 * math.log(2 * math.pi) - v.square().sum(-1) / 2

@@ -11,11 +11,14 @@ References:
         https://doi.org/10.1007/978-1-4757-2201-7
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ppvae.manifolds.circle import Circle
+from ppvae.manifolds.circle import Circle, exp, log, mean_angle, quarter_turn
+from ppvae.manifolds.sphere import Direction
 
 __all__ = ["Torus"]
 
@@ -69,3 +72,51 @@ class Torus:
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
         """log |det d exp_x| = 0, shape ``(...)``: the torus is flat."""
         return self._circle.logvolume(x, u).sum(-1)
+
+    def intrinsic_dim(self, x: Tensor) -> int:
+        """n."""
+        return self.n
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """The sum of the products of all entries, shape ``(...)``."""
+        return (u * v).sum((-2, -1))
+
+    def frame(self, x: Tensor) -> Tensor:
+        """J x_i in row i, and 0 in the others, shape ``(..., n, n, 2)``."""
+        eye = torch.eye(self.n, dtype=x.dtype, device=x.device)
+        return eye.unsqueeze(-1) * quarter_turn(x).unsqueeze(-3)
+
+    def coordinates(self, x: Tensor, u: Tensor) -> Tensor:
+        """u_i . J x_i, shape ``(..., n)``."""
+        return (u * quarter_turn(x)).sum(-1)
+
+    def mean(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The Fréchet mean of points (k, n, 2): the circles' means, exact."""
+        return exp(mean_angle(log(x), weights))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The 2n coordinates."""
+        return x.flatten(-2)
+
+    @property
+    def lift(self) -> "Rows":
+        """Each row as the direction of a vector."""
+        return Rows()
+
+    chart = None
+
+    def log_total_volume(self, x: Tensor) -> float:
+        """n log 2 pi."""
+        return self.n * math.log(2 * math.pi)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Directions of normal vectors, row by row."""
+        return Direction().point(torch.randn_like(like))
+
+
+class Rows(Direction):
+    """Each row of a point as the direction of a vector."""
+
+    def log_volume(self, v: Tensor) -> Tensor:
+        """The sum over the rows, shape ``(...)``."""
+        return super().log_volume(v).sum(-1)
