@@ -20,6 +20,7 @@ from typing import Any
 
 #: name -> (file, class)
 TABLE: dict[str, tuple[str, str]] = {
+    "vae": ("vae", "VAE"),
     "gaussian-vae": ("gaussian_vae", "GaussianVAE"),
     "spherical-vae": ("spherical_vae", "SphericalVAE"),
     "hyperbolic-vae": ("hyperbolic_vae", "HyperbolicVAE"),

@@ -197,8 +197,12 @@ def manifold_of(law: Any) -> Manifold | None:
 
 
 def _power(manifold: Manifold, law: Any) -> Manifold:
-    """The product of copies, where a point of the law has more axes than one of the manifold."""
+    """The product of copies, where a point of the law has more axes than one of the manifold; circles by their name."""
     axes = len(law.event_shape) - manifold.support.event_dim
+    if isinstance(manifold, Sphere) and law.event_shape[-1] == 2:
+        if axes == 1:
+            return Torus(law.event_shape[0])
+        manifold = Circle()
     return Power(manifold, axes) if axes > 0 else manifold
 
 

@@ -54,20 +54,15 @@ class Product:
 
     def split(self, x: Tensor) -> list[Tensor]:
         """The parts of a point or tangent vector, each in its event shape."""
-        return [
-            part.reshape(*x.shape[:-1], *shape)
-            for part, shape in zip(x.split(self.sizes, -1), self.shapes, strict=True)
-        ]
+        parts = zip(x.split(self.sizes, -1), self.shapes, strict=True)
+        return [part.reshape(*x.shape[:-1], *shape) for part, shape in parts]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """The inverse of :meth:`split`."""
-        return torch.cat(
-            [
-                part.reshape(*part.shape[: part.dim() - len(shape)], -1)
-                for part, shape in zip(parts, self.shapes, strict=True)
-            ],
-            -1,
-        )
+        flat = []
+        for part, shape in zip(parts, self.shapes, strict=True):
+            flat.append(part.reshape(*part.shape[: part.dim() - len(shape)], -1))
+        return torch.cat(flat, -1)
 
     def _each(self, method: str, *arguments: Tensor) -> list[Tensor]:
         parts = zip(self.factors, *(self.split(a) for a in arguments), strict=True)

@@ -135,8 +135,10 @@ class Sphere:
         return (u * v).sum(-1)
 
     def frame(self, x: Tensor) -> Tensor:
-        """The images of e_2, ..., e_m under :func:`rotate_from_pole` to x, shape ``(..., m - 1, m)``; it jumps where x_1
-        changes its sign."""
+        """The images of e_2, ..., e_m under :func:`rotate_from_pole` to x, shape ``(..., m - 1, m)``.
+
+        It jumps where x_1 changes its sign: no frame of S^2 is continuous.
+        """
         basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)[1:]
         return rotate_from_pole(basis, x.unsqueeze(-2))
 

@@ -24,40 +24,48 @@ def network_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 class Batched(nn.Module):
-    """Call ``module`` on one batch dimension, whatever number of them the input has.
+    """Call ``module`` on one batch dimension, whatever number of them the inputs have.
 
-    Particles and samples add dimensions on the left, which convolutions and many user networks do not accept.
+    Particles and samples add dimensions on the left, which convolutions and many user networks do not accept. The
+    batches of several inputs are broadcast against each other.
 
-    :param module: takes (batch, *event) and returns (batch, ...).
-    :param event_dim: how many dimensions on the right of the input belong to one datum.
-    :param out_shape: what the output must be for one datum; not checked where None.
+    :param module: takes one (batch, *event) for each input and returns (batch, ...).
+    :param event_dim: how many dimensions on the right of the input belong to one datum; a sequence for several inputs.
+    :param out_shape: what the output must be for one datum; not checked by default.
     :raises ValueError: if an output has another shape.
     """
 
-    def __init__(self, module: nn.Module, event_dim: int, out_shape: Sequence[int] | None = None):
+    def __init__(self, module: nn.Module, event_dim: int | Sequence[int], out_shape: Sequence[int] | None = None):
         super().__init__()
         self.module, self.event_dim = module, event_dim
         self.out_shape = None if out_shape is None else tuple(out_shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        batch = x.shape[: x.dim() - self.event_dim]
-        event = x.shape[len(batch) :]
-        y = self._call(x if len(batch) == 1 else x.reshape(-1, *event))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        event_dims = [self.event_dim] if isinstance(self.event_dim, int) else self.event_dim
+        batches = [x.shape[: x.dim() - n] for x, n in zip(inputs, event_dims, strict=True)]
+        batch = batches[0] if len(batches) == 1 else torch.broadcast_shapes(*batches)
+        flat = []
+        for x, own in zip(inputs, batches, strict=True):
+            event = x.shape[len(own) :]
+            x = x if own == batch else x.expand(*batch, *event)
+            flat.append(x if len(batch) == 1 else x.reshape(-1, *event))
+        y = self._call(*flat)
         if self.out_shape is not None and y.shape[1:] != self.out_shape:
             fits = math.prod(y.shape[1:]) == math.prod(self.out_shape)
             advice = f"; end it in nn.Unflatten(1, {self.out_shape})" if fits and y.dim() == 2 else ""
+            got = ", ".join(str(tuple(x.shape[1:])) for x in flat)
             raise ValueError(
                 f"{type(self.module).__name__}: expected an output of shape {self.out_shape} for each input of shape "
-                f"{tuple(event)}, got {tuple(y.shape[1:])}{advice}"
+                f"{got}, got {tuple(y.shape[1:])}{advice}"
             )
         return y if len(batch) == 1 else y.reshape(batch + y.shape[1:])
 
-    def _call(self, x: Tensor) -> Tensor:
+    def _call(self, *inputs: Tensor) -> Tensor:
         dtype = _NETWORK_DTYPE.get()
         if dtype is None:
-            return self.module(x)
-        with torch.autocast(x.device.type, dtype):
-            return self.module(x).to(x.dtype)
+            return self.module(*inputs)
+        with torch.autocast(inputs[0].device.type, dtype):
+            return self.module(*inputs).to(inputs[0].dtype)
 
 
 class MLP(nn.Module):
