@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from torch import Tensor
 
-from ppvae.infer import ELBO, IWAE_ELBO, CenterMessenger, TensorELBO
+from ppvae.infer import ELBO, IWAE_ELBO, CenterMessenger, InfoVAE_ELBO, TensorELBO
 from ppvae.infer.sites import is_deterministic, latents
 from ppvae.inputs import check_support, to_tensors
 from ppvae.isolation import isolated_param_store
@@ -39,6 +39,7 @@ def check_vae(
     :param data: at least 8 data of shape (n, *shape) in the support of the likelihood.
     :param given: what model and guide are conditioned on, n rows each.
     :param objective: makes the objective of a number of particles; ``EnumeratedELBO`` for a latent that is enumerated.
+        A deterministic guide, which has no ELBO, is checked with the reconstruction alone.
     :param seed: seed of all draws.
     :return: the checks made, by name, with what each found.
     :raises AssertionError: if a rule is broken; the message names the rule, what was expected and what came.
@@ -49,6 +50,8 @@ def check_vae(
         if batch[0].shape[0] < 8:
             raise ValueError(f"data: expected at least 8 data, got {batch[0].shape[0]}")
         check_support(vae, batch)
+        if objective is ELBO and _deterministic(vae, batch):
+            objective = _reconstruction
         return {
             "sites": _sites(vae, batch),
             "batch sizes": _batch_sizes(vae, batch, objective),
@@ -63,9 +66,14 @@ def check_vae(
         }
 
 
+def _reconstruction(num_particles: int) -> TensorELBO:
+    """E log p(x | z), which asks nothing of the guide but draws."""
+    return InfoVAE_ELBO(alpha=1, lambda_=0, num_particles=num_particles)
+
+
 def _traces(vae: Any, batch: tuple[Tensor, ...], particles: int = 1) -> Any:
     with isolated_param_store(), pyro.validation_enabled(True), torch.no_grad():
-        return ELBO(particles).traces(vae.model, vae.guide, *batch)
+        return _reconstruction(particles).traces(vae.model, vae.guide, *batch)
 
 
 def _sites(vae: Any, batch: tuple[Tensor, ...]) -> str:

@@ -80,19 +80,19 @@ def test_the_loss_is_reconstruction_and_divergence():
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_training_brings_the_codes_to_the_prior_and_elbo_does_not():
-    """By the ELBO a deterministic encoder is drawn to the mode of the prior: its codes gather near 0."""
+def test_training_brings_the_codes_to_the_prior_and_the_elbo_is_refused():
+    """The ELBO would draw a deterministic encoder to the mode of the prior, and report a KL that it does not have."""
     with seeded(0):
         x = torch.randn(256, 2) @ torch.tensor([[1.0, 0.5], [0.0, 0.3]])
-    spread = {}
-    for name, objective in (("wae", InfoVAE_ELBO("energy", alpha=1, lambda_=20)), ("elbo", ELBO())):
-        with seeded(1):
-            vae = WassersteinVAE((2,), 2, (32,), likelihood=NormalLikelihood(0.5))
-        ppvae.fit(vae, x, epochs=40, batch_size=128, lr=1e-2, objective=objective, seed=0, progress=False)
-        z = torch.as_tensor(ppvae.encode(vae, x))
-        with seeded(2):
-            spread[name] = energy_distance(torch.randn(2000, 2), z).item()
-    assert spread["wae"] < 0.03 < 0.1 < spread["elbo"]
+    with seeded(1):
+        vae = WassersteinVAE((2,), 2, (32,), likelihood=NormalLikelihood(0.5))
+    with pytest.raises(ValueError, match="a deterministic encoder"):
+        ppvae.fit(vae, x, epochs=1, progress=False)
+    objective = InfoVAE_ELBO("energy", alpha=1, lambda_=20)
+    ppvae.fit(vae, x, epochs=40, batch_size=128, lr=1e-2, objective=objective, seed=0, progress=False)
+    z = torch.as_tensor(ppvae.encode(vae, x))
+    with seeded(2):
+        assert energy_distance(torch.randn(2000, 2), z).item() < 0.03
 
 
 def test_the_scale_of_the_decoder_is_its_own():
