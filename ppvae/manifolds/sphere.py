@@ -97,7 +97,8 @@ class Sphere:
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """The point ``|u|`` radians from x along the great circle with direction u; smooth at u = 0."""
         angle = u.norm(dim=-1, keepdim=True)
-        return angle.cos() * x + torch.sinc(angle / math.pi) * u
+        y = angle.cos() * x + torch.sinc(angle / math.pi) * u
+        return y / y.norm(dim=-1, keepdim=True)  # a long u is off the tangent space by |u| rounding units
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """The shortest tangent vector u at x with exp_x(u) = y, in radians; smooth but for y = -x.

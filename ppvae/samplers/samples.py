@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ppvae.infer.sites import latents, manifold_of
-from ppvae.inputs import check_finite, to_tensors
-from ppvae.manifolds import Euclidean
-from ppvae.predict import encode
-from ppvae.vae import VAE, first_traces
+from ppvae.predict import decode
+from ppvae.samplers.space import Space
+from ppvae.vae import VAE
 
 
 @dataclass(frozen=True)
@@ -36,28 +34,10 @@ class Samples:
         return f"Samples(x {self.x.shape}, {latent}; {how})"
 
 
-def embeddings(vae: VAE, data: Any, sampler: str) -> Tensor:
-    """The centres of q(z | x) of the data, shape (n, dim), of a VAE whose only latent is a vector of R^dim.
-
-    :param data: x, or a tuple (x, *given).
-    :param sampler: the name of the sampler that asks, for the message.
-    :raises ValueError: if the latent is not Euclidean, or there are several.
-    """
-    tensors = to_tensors(vae, data)
-    check_finite(tensors[0])
-    model_trace, _ = first_traces(vae, tensors)
-    sites = {site["name"]: site["fn"] for site in latents(model_trace)}
-    flat = [law for law in sites.values() if is_vector_space(law)]
-    if len(sites) != 1 or not flat:
-        found = ", ".join(f"{name} on {law.support}" for name, law in sites.items())
-        raise ValueError(
-            f"{sampler}: expected a VAE with one latent, a vector of R^dim, got {type(vae).__name__} with {found}; "
-            "prior and aggregate_posterior draw from latents of any kind"
-        )
-    return encode(vae, *tensors)
-
-
-def is_vector_space(law: Any) -> bool:
-    """Whether the law's points are the vectors of R^d, all of them."""
-    manifold = manifold_of(law)
-    return isinstance(manifold, Euclidean) and manifold.is_whole and len(law.event_shape) == 1
+def samples(vae: VAE, space: Space, z: Tensor, *given: Any) -> Samples:
+    """Latents in one vector each, and what they decode to."""
+    parts = space.split(z)
+    x = decode(vae, parts, *given).cpu().numpy()
+    if isinstance(parts, dict):
+        return Samples(x, {name: part.cpu().numpy() for name, part in parts.items()})
+    return Samples(x, parts.cpu().numpy())
