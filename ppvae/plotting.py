@@ -18,18 +18,21 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
 from torch.distributions import constraints
 
-from ppvae.manifolds import hyperboloid, rotation, so3, sphere
+from ppvae.manifolds import SO3, Angle, Box, Circle, Euclidean, Hyperboloid, Sphere, Torus, so3
 from ppvae.manifolds.hyperboloid import to_origin
+from ppvae.manifolds.supports import manifold_of_support
 
 try:
     from matplotlib import patheffects
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
@@ -67,24 +70,26 @@ _PLOTS: dict[type, LatentPlot] = {}
 def register_plot(manifold: Any, function: LatentPlot) -> LatentPlot:
     """Draw latents on ``manifold`` by ``function`` from now on.
 
-    :param manifold: a constraint, as in the ``support`` of a law, e.g. :data:`ppvae.manifolds.sphere`; all constraints
-        of its class are meant.
+    :param manifold: a manifold, e.g. ``Sphere()``, or the ``support`` of a law; all manifolds of its class are meant.
     :param function: ``function(points, labels)`` returns a figure; points have shape ``(N, *event_shape)``, labels
         shape ``(N,)`` or are None.
     """
-    _PLOTS[type(_base(manifold))] = function
+    _PLOTS[type(_manifold(manifold))] = function
     return function
 
 
 def plot_latent(points: Any, labels: Any = None, manifold: Any = None) -> Figure:
-    """The latent points of data, in colours by their labels.
+    """The latent points of data, in colours by their labels; several sites side by side.
 
-    :param points: array of shape ``(N, *event_shape)``.
+    :param points: array of shape ``(N, *event_shape)``, or a dict of such arrays by site.
     :param labels: array of shape ``(N,)``: classes (integers, strings) or a continuous quantity (floats), or None.
-    :param manifold: the constraint that the points satisfy (``law.support``). Without one, or if none is registered
-        for it, the first two principal coordinates are drawn.
+    :param manifold: the manifold of the points, or the ``support`` of a law; for several sites a dict of them. Without
+        one, points of shape (2,) are drawn as a plane. If no plot is registered for the manifold, the first two
+        principal coordinates are drawn.
     :raises ValueError: if there are no points, or if the labels are not one per point.
     """
+    if isinstance(points, Mapping):
+        return _side_by_side(points, labels, manifold or {})
     points = np.asarray(points)
     if points.ndim < 2 or len(points) == 0:
         raise ValueError(f"expected latent points of shape (N, *event_shape) with N >= 1, got shape {points.shape}")
@@ -92,17 +97,53 @@ def plot_latent(points: Any, labels: Any = None, manifold: Any = None) -> Figure
         labels = np.asarray(labels)
         if labels.shape != points.shape[:1]:
             raise ValueError(f"expected one label per point, shape {points.shape[:1]}, got shape {labels.shape}")
-    for cls in type(_base(manifold)).__mro__:
+    if manifold is None:
+        return real_plot(points, labels) if points.shape[1:] == (2,) else principal_plot(points, labels)
+    found = _manifold(manifold, points.shape[1:])
+    for cls in type(found).__mro__:
         if cls in _PLOTS:
             return _PLOTS[cls](points, labels)
+    if hasattr(found, "embed"):
+        points = found.embed(torch.as_tensor(points)).numpy()
     return principal_plot(points, labels)
 
 
-def _base(manifold: Any) -> Any:
-    """The constraint inside ``constraints.independent``, which only counts more dimensions as one event."""
-    while isinstance(manifold, constraints.independent):
-        manifold = manifold.base_constraint
-    return manifold
+def _manifold(manifold: Any, event_shape: Sequence[int] = ()) -> Any:
+    """The manifold of a support; of a constraint that no manifold has, the constraint itself."""
+    if not isinstance(manifold, constraints.Constraint):
+        return manifold
+    base = manifold
+    while isinstance(base, constraints.independent):
+        base = base.base_constraint
+    found = manifold_of_support(manifold, event_shape or (3,) * manifold.event_dim)
+    return base if found is None else found
+
+
+def _pixels(figure: Figure) -> Any:
+    """A finished figure as an image."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas.buffer_rgba()
+
+
+def _side_by_side(points: Mapping[str, Any], labels: Any, manifolds: Mapping[str, Any]) -> Figure:
+    """The pictures of several sites in one figure."""
+    if not points:
+        raise ValueError("expected the latent points of at least one site, got an empty dict")
+    figure = Figure(figsize=(5.4 * len(points), 4.8), layout="constrained")
+    panels = np.atleast_1d(np.asarray(figure.subfigures(1, len(points))))
+    for panel, (name, values) in zip(panels, points.items(), strict=True):
+        token = _panel.set(panel)
+        try:
+            drawn = plot_latent(values, labels, manifolds.get(name))
+        finally:
+            _panel.reset(token)
+        if drawn is not panel:  # a plot of the user's that makes a figure of its own
+            axes = panel.subplots()
+            axes.imshow(np.asarray(_pixels(drawn)))
+            axes.set_axis_off()
+        panel.suptitle(name, fontsize=11, color=_INK)
+    return figure
 
 
 def real_plot(points: np.ndarray, labels: np.ndarray | None) -> Figure:
@@ -125,9 +166,19 @@ def sphere_plot(points: np.ndarray, labels: np.ndarray | None) -> Figure:
         return _ring(points, labels)
     if points.shape[1:] == (3,):
         return _hemispheres(points, labels)
-    if points.ndim == 3 and points.shape[1:] == (2, 2):
-        return _torus(points, labels)
     return principal_plot(points, labels)
+
+
+def angle_plot(points: np.ndarray, labels: np.ndarray | None) -> Figure:
+    """Angles in radians as points of a ring."""
+    return _ring(np.stack([np.cos(points), np.sin(points)], -1), labels)
+
+
+def torus_plot(points: np.ndarray, labels: np.ndarray | None) -> Figure:
+    """T^1 as a ring, T^2 by its angles, T^n as its first two principal coordinates."""
+    if points.shape[1] == 1:
+        return _ring(points[:, 0], labels)
+    return _torus(points, labels) if points.shape[1] == 2 else principal_plot(points, labels)
 
 
 def hyperbolic_plot(points: np.ndarray, labels: np.ndarray | None) -> Figure:
@@ -529,8 +580,12 @@ def png(figure: Figure, dpi: int = 160) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
+#: Where a plot is drawn while several stand side by side.
+_panel: ContextVar[Any] = ContextVar("_panel", default=None)
+
+
+def _figure(width: float, height: float) -> Any:
+    return _panel.get() or Figure(figsize=(width, height), layout="constrained")
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
@@ -596,7 +651,11 @@ def _legend(figure: Figure, labels: np.ndarray | None) -> None:
     figure.legend(handles=handles, loc="outside right center", frameon=False, title="class", fontsize=9)
 
 
-register_plot(constraints.real, real_plot)
-register_plot(sphere, sphere_plot)
-register_plot(hyperboloid, hyperbolic_plot)
-register_plot(rotation, rotation_plot)
+register_plot(Euclidean(), real_plot)
+register_plot(Box(), real_plot)
+register_plot(Sphere(), sphere_plot)
+register_plot(Circle(), sphere_plot)
+register_plot(Torus(2), torus_plot)
+register_plot(Angle(), angle_plot)
+register_plot(Hyperboloid(), hyperbolic_plot)
+register_plot(SO3(), rotation_plot)

@@ -6,20 +6,19 @@ its wrappers, on which manifold does it live, does it belong to a datum. They ar
 :func:`check_pair` has the rules under which the answers are numbers that mean what they say.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
-from pyro import distributions as pyro_distributions
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 from ppvae.distributions.base import base_law, base_support, is_deterministic
 from ppvae.manifolds import SO3, Angle, Box, Circle, Euclidean, Hyperboloid, Manifold, Power, Quotient, Sphere, Torus
+from ppvae.manifolds.supports import bounds, manifold_of_support, power
 
 __all__ = [
     "Needs",
@@ -141,16 +140,6 @@ def per_datum(trace: Trace, site: Site, max_plate_nesting: int = 1) -> Tensor:
 
 # The space of a law
 
-_REAL = type(constraints.real)
-#: support of one point -> its manifold
-_MANIFOLDS: dict[type, Callable[[Any], Manifold]] = {
-    type(Sphere.support): lambda support: Sphere(),
-    type(pyro_distributions.constraints.sphere): lambda support: Sphere(),
-    type(Circle.support): lambda support: Circle(),
-    type(Torus(1).support): lambda support: Torus(support.n),
-    type(SO3.support): lambda support: SO3(),
-    type(Hyperboloid.support): lambda support: Hyperboloid(),
-}
 #: What a density on each manifold is taken with respect to, in words; equal words are equal measures.
 _MEASURES: dict[type, str] = {
     Euclidean: "Lebesgue measure",
@@ -179,31 +168,10 @@ def manifold_of(law: Any) -> Manifold | None:
     base = base_law(law)
     for candidate in (law, base):
         if getattr(candidate, "manifold", None) is not None:
-            return _power(candidate.manifold, law)
+            return power(candidate.manifold, law.event_shape)
     if isinstance(base, torch.distributions.VonMises):
-        return _power(Angle(), law)
-    support = law.support
-    if support is None or support.is_discrete:
-        return None
-    part = base_support(support)
-    if type(part) in _MANIFOLDS:
-        return _power(_MANIFOLDS[type(part)](part), law)
-    bounds = _bounds(part)
-    if bounds is None:
-        return None
-    if len(law.event_shape) == 1 and all(torch.isfinite(torch.as_tensor(end)).all() for end in bounds):
-        return Box(low=bounds[0], high=bounds[1])
-    return Euclidean(support)
-
-
-def _power(manifold: Manifold, law: Any) -> Manifold:
-    """The product of copies, where a point of the law has more axes than one of the manifold; circles by their name."""
-    axes = len(law.event_shape) - manifold.support.event_dim
-    if isinstance(manifold, Sphere) and law.event_shape[-1] == 2:
-        if axes == 1:
-            return Torus(law.event_shape[0])
-        manifold = Circle()
-    return Power(manifold, axes) if axes > 0 else manifold
+        return power(Angle(), law.event_shape)
+    return manifold_of_support(law.support, law.event_shape)
 
 
 def _measure(law: Any) -> tuple[str, tuple[int, ...]]:
@@ -219,18 +187,6 @@ def _measure(law: Any) -> tuple[str, tuple[int, ...]]:
     if law.support is not None and law.support.is_discrete:
         return "counts", event
     return f"the volume of {law.support}", event
-
-
-def _bounds(support: Any) -> tuple[Any, Any] | None:
-    """The least and the greatest value of a number of an event; None where the support is no interval."""
-    if isinstance(support, _REAL):
-        return -math.inf, math.inf
-    if support is constraints.boolean:
-        return 0, 1
-    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
-    if low is None and high is None:
-        return None
-    return -math.inf if low is None else low, math.inf if high is None else high
 
 
 # The rules
@@ -318,7 +274,7 @@ def _check_site(p: Site, q: Site, needs: Needs) -> None:
 
 
 def _check_support(words: str, prior: Distribution, law: Distribution, needs: Needs) -> None:
-    ours, theirs = _bounds(base_support(law.support)), _bounds(base_support(prior.support))
+    ours, theirs = bounds(base_support(law.support)), bounds(base_support(prior.support))
     if ours is None or theirs is None:
         return
     (low, high), (least, most) = ours, theirs

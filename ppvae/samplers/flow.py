@@ -88,7 +88,11 @@ def fit_flow(
     with seeded(seed):
         order = torch.randperm(n).to(z.device)
         held, points = z[order[: n // 10]], z[order[n // 10 :]]
-        make = partial(affine_autoregressive, d, hidden_dims=[hidden, hidden]) if d > 1 else partial(spline, 1, count_bins=16, bound=5.0)
+        make = (
+            partial(affine_autoregressive, d, hidden_dims=[hidden, hidden])
+            if d > 1
+            else partial(spline, 1, count_bins=16, bound=5.0)
+        )
         modules = nn.ModuleList(make() for _ in range(num_layers)).to(z)
         layers = [step for f in modules for step in (Permute(torch.randperm(d).to(z.device)), f.inv)]
         base = Normal(z.new_zeros(d), 1.0).to_event(1)

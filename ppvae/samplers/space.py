@@ -54,7 +54,9 @@ def space_of(vae: VAE, data: tuple[Tensor, ...], asks: str) -> Space:
         name, law = site["name"], site["fn"]
         manifold = manifold_of(law)
         if manifold is None or not in_data_plate(site):
-            why = "it is outside the data plate" if manifold is not None else f"its support {law.support} is no manifold"
+            why = (
+                "it is outside the data plate" if manifold is not None else f"its support {law.support} is no manifold"
+            )
             raise ValueError(
                 f"{asks}: expected latents on manifolds, got site {name!r}: {why}; prior and aggregate_posterior draw "
                 "from latents of any kind"
