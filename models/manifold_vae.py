@@ -77,6 +77,9 @@ class ManifoldVAE(nn.Module):
     :raises ValueError: if f and the group do not fit, or f#U is not invariant within the tolerance.
     """
 
+    #: What stands for the latents: the point of the manifold, which knows the chart and the group element too.
+    code_site = "z"
+
     cells: Tensor
     corners: Tensor
 

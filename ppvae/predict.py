@@ -6,7 +6,7 @@ they were.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.distributions.constraints import is_dependent
 
 from ppvae.distributions import center
@@ -32,6 +34,8 @@ Array = Any  # numpy array, or tensor where x was one
 def encode(vae: VAE, x: Array, *given: Array, batch_size: int = 4096) -> Any:
     """The centre of q(z | x) for each datum: deterministic, and on the latent's manifold.
 
+    If the model makes its latents into a point that the decoder reads, as ``ManifoldVAE`` does, the code is that point.
+
     :param x: data of shape (n, *vae.shape); ``given`` is what the model is conditioned on.
     :return: array (n, *event) of the latent site, or a dict of such arrays where there are several sites.
     :raises ValueError: if x has another shape or dtype than the VAE reads, or values that are not finite.
@@ -40,7 +44,7 @@ def encode(vae: VAE, x: Array, *given: Array, batch_size: int = 4096) -> Any:
     parts: dict[str, list[Tensor]] = {}
     with quiet(vae), CenterMessenger():
         for batch in _prepared(vae, (x, *given), batch_size):
-            for site in latents(poutine.trace(vae.guide).get_trace(*batch)):
+            for site in _code_sites(vae, batch):
                 parts.setdefault(site["name"], []).append(data_first(site))
     codes = {name: _like(torch.cat(values), x) for name, values in parts.items()}
     return next(iter(codes.values())) if len(codes) == 1 else codes
@@ -80,7 +84,8 @@ def decode(
         raise ValueError("z: expected the latents by site, got an empty dict")
     batch_size = integer("batch_size", batch_size)
     first = next(iter(z.values())) if isinstance(z, dict) else z
-    with quiet(vae, seed):
+    # Latents that a code site stands for are drawn and not read: they must not move the global generator.
+    with quiet(vae, seed if sample else 0):
         device, dtype = device_and_dtype(vae)
         blank = torch.zeros((len(first), *vae.shape), dtype=dtype, device=device)
         data = to_tensors(vae, (blank, *given))
@@ -88,12 +93,9 @@ def decode(
         out = []
         for start in range(0, len(blank), batch_size):
             rows = slice(start, start + batch_size)
-            trace = poutine.Trace()
-            for name, (code, site) in codes.items():
-                value = data_last(code[rows], site)
-                trace.add_node(name, name=name, type="sample", value=value, is_observed=False, infer={})
+            values = {name: data_last(code[rows], site) for name, (code, site) in codes.items()}
             batch = tuple(tensor[rows] for tensor in data)
-            out.append(_observation(poutine.replay(vae.model, trace=trace), batch, sample))
+            out.append(_observation(_Coded(values)(vae.model), batch, sample))
     return _like(torch.cat(out), first)
 
 
@@ -274,19 +276,42 @@ def _log_weights(vae: VAE, K: int, nesting: int, *batch: Tensor) -> Tensor:
     return LogWeights(model_trace, guide_trace, objective.max_plate_nesting, K).log_w().mT
 
 
+def _code_sites(vae: VAE, batch: tuple[Tensor, ...]) -> list[Any]:
+    """The sites whose values are the code of a datum: the latents of the guide, or what the model makes of them."""
+    guide_trace = poutine.trace(vae.guide).get_trace(*batch)
+    name = getattr(vae, "code_site", None)
+    if name is None:
+        return list(latents(guide_trace))
+    return [poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*batch).nodes[name]]
+
+
+class _Coded(Messenger):
+    """Give sites their values: latents, and deterministic sites, which replaying leaves as the model makes them."""
+
+    def __init__(self, values: Mapping[str, Tensor]):
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
 def _observation(model: Any, batch: tuple[Tensor, ...], sample: bool) -> Tensor:
     if sample:
         return poutine.trace(poutine.uncondition(model)).get_trace(*batch).nodes["x"]["value"]
     law = base_law(poutine.trace(model).get_trace(*batch).nodes["x"]["fn"])
-    has_center = center.dispatch(type(law)) is not center.dispatch(object)
-    return center(law) if has_center else law.mean
+    registered = center.dispatch(type(law)) is not center.dispatch(object)
+    if not registered and type(law).mean is not Distribution.mean:
+        return law.mean  # of counts or of a part of R^d, whose mean need not lie in the support
+    return center(law)
 
 
 def _codes(vae: VAE, z: Any, data: tuple[Tensor, ...]) -> dict[str, tuple[Tensor, Any]]:
     """The latents by site, checked against the laws of the model, each with its site."""
-    with CenterMessenger():
-        model_trace, guide_trace = first_traces(vae, data)
-    sites = {site["name"]: site for site in latents(model_trace)}
+    model_trace, guide_trace = first_traces(vae, data)
+    coded = getattr(vae, "code_site", None)
+    sites = {site["name"]: site for site in ([model_trace.nodes[coded]] if coded else latents(model_trace))}
     auxiliary = {site["name"] for site in latents(guide_trace)} - set(sites)  # of the guide alone, as encode has them
     if not isinstance(z, dict):
         if len(sites) > 1:
@@ -296,7 +321,8 @@ def _codes(vae: VAE, z: Any, data: tuple[Tensor, ...]) -> dict[str, tuple[Tensor
         raise ValueError(f"z: expected the latents {', '.join(sites)}, got {', '.join(map(str, z))}")
     codes = {}
     for name, site in sites.items():
-        like, support = data_first(site), site["fn"].support
+        # A deterministic site has the law of a point, whose support says nothing of the manifold.
+        like, support = data_first(site), None if coded else site["fn"].support
         code = torch.as_tensor(z[name])
         code = code.to(like.device, like.dtype if code.is_floating_point() else code.dtype)
         if code.shape != (data[0].shape[0], *like.shape[1:]):
@@ -337,4 +363,5 @@ def _batches(data: tuple[Tensor, ...], batch_size: int) -> Iterator[tuple[Tensor
 
 
 def _like(value: Tensor, x: Array) -> Array:
+    value = value.detach()
     return value if isinstance(x, Tensor) else value.cpu().numpy()

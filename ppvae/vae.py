@@ -30,6 +30,9 @@ class VAE(Protocol):
     shape: Size  #: of one datum
     given: Sequence[Constraint]  #: what model and guide are given beside x, one constraint for each array
 
+    # Optional: ``code_site``, the name of a deterministic site of the model that stands for its latents. ``encode``
+    # returns its value and ``decode`` takes it; without one both speak of the latents themselves.
+
     def model(self, x: Tensor, *given: Tensor) -> Any:
         """p(x, z): the data in ``pyro.plate("data", x.shape[0])`` at dim -1, observed at the site "x"."""
 

@@ -17,9 +17,17 @@ def center(law: Distribution) -> Tensor:
     """A point of the law's space that stands for the law: its mean where the space is flat, its mean direction or
     mean rotation on a curved space, which an average of coordinates would leave.
 
-    :raises ValueError: if the law has no centre (a uniform law on a closed manifold).
+    A law of one's own is told by ``center.register(MyLaw)(function)``, where the function takes the law.
+
+    :raises ValueError: if the law has no centre (a uniform law on a closed manifold) or none that is known.
     """
-    mean = law.mean
+    try:
+        mean = law.mean
+    except NotImplementedError:
+        raise ValueError(
+            f"{type(law).__name__}: it has no mean, and no centre is registered for it; say which point stands for it by "
+            f"ppvae.distributions.center.register({type(law).__name__})(lambda law: ...), or ask for draws with sample=True"
+        ) from None
     if law.support is not None and not law.support.check(mean).all():
         raise ValueError(
             f"{type(law).__name__}: its mean lies outside its support; register a centre with center.register"
