@@ -7,6 +7,7 @@ import torch
 from ppvae.models import (
     MCEVAE,
     SO3VAE,
+    VAE,
     ConditionalVAE,
     GaussianMixtureVAE,
     GaussianVAE,
@@ -25,6 +26,7 @@ from torch import nn
 import ppvae
 from ppvae import models
 from ppvae.infer import EnumeratedELBO
+from ppvae.latents import Gaussian, GaussianMixture, Hyperbolic, Rotation, Spherical, Torus, Vamp
 from ppvae.nn import (
     MLP,
     S2S1,
@@ -75,6 +77,22 @@ def rotation(head, decoder):
 
 
 VAES = {
+    "latent, gaussian": (lambda: VAE((1, 8, 8), Gaussian(2), hidden=(16,)), BINARY),
+    "latent, spheres": (lambda: VAE((1, 8, 8), Spherical(4, copies=3), hidden=(16,)), BINARY),
+    "latent, torus": (lambda: VAE((5,), Torus(2), hidden=(16,), likelihood=NormalLikelihood(0.5)), REAL),
+    "latent, rotation and style": (
+        lambda: VAE((5,), {"pose": Rotation(), "style": Gaussian(3)}, hidden=(16,), likelihood=NormalLikelihood(0.5)),
+        REAL,
+    ),
+    "latent, hyperbolic": (lambda: VAE((5,), Hyperbolic(3), hidden=(16,), likelihood=NormalLikelihood(0.5)), REAL),
+    "latent, clusters": (
+        lambda: VAE((5,), GaussianMixture(2, 3), hidden=(16,), likelihood=NormalLikelihood(0.5)),
+        REAL,
+    ),
+    "latent, vamp on a sphere": (
+        lambda: VAE((5,), Vamp((5,), Spherical(3), 4), hidden=(16,), likelihood=NormalLikelihood(0.5)),
+        REAL,
+    ),
     "gaussian": (lambda: GaussianVAE((1, 8, 8), 2, (16,)), BINARY),
     "gaussian, tabular, fixed scale": (lambda: GaussianVAE((5,), 2, (16,), likelihood=NormalLikelihood(0.5)), REAL),
     "gaussian, tabular, learned scale": (
