@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ppvae.samplers.metric import riemannian_metric
     from ppvae.samplers.posterior import posterior
     from ppvae.train import fit
-else:
-    __getattr__, __dir__ = attach(__name__, modules=["models"])  # in a checkout models/ lies beside this folder
+
+__getattr__, __dir__ = attach(__name__, modules=["models"])  # in a checkout models/ lies beside this folder
 
 __all__ = [
     "decode",

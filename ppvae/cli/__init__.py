@@ -294,7 +294,7 @@ def demo(argv: Sequence[str]) -> None:
         words += f"--warmup {epochs // 5} --batch-size {batch_size} --seed {options.seed}"
         command = f"ppvae fit {words} --out {out / model}"
         print(f"\n{title}\n$ {command}")
-        runs.train(parse_fit(*model_name(words.split())), out / model)
+        runs.train(parse_fit(model, words.split()[1:]), out / model)
         print("Measuring the log-likelihood of the test digits, by 500 importance samples each ...", flush=True)
         measured[title] = runs.measure(out / model, 500, options.seed)
         shown.append(runs.report_run(title, out / model))

@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.abc import InspectLoader
 from importlib.util import find_spec
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, Literal, get_args, get_origin
 
 #: The default of an option that must be given.
@@ -154,8 +155,8 @@ _PLAIN = {"int": int, "float": float, "str": str, "bool": bool}
 def _kinds(node: ast.expr | None) -> tuple[Any, ...]:
     """What an annotation leaves a word to say, type by type of a union."""
     match node:
-        case ast.Constant(None):
-            return (None,)
+        case ast.Constant(value) if value is None or value is Ellipsis:
+            return (value,)
         case ast.Constant(str(text)):  # a quoted annotation
             return _kinds(ast.parse(text, mode="eval").body)
         case ast.BinOp(left, ast.BitOr(), right):
@@ -169,8 +170,8 @@ def _kinds(node: ast.expr | None) -> tuple[Any, ...]:
             if name == "Literal":
                 return (Literal[tuple(ast.literal_eval(part) for part in parts)],)
             if name in ("Sequence", "tuple", "list"):
-                items = [part for part in parts if not (isinstance(part, ast.Constant) and part.value is Ellipsis)]
-                return tuple(Sequence[kind] for kind in _kinds(items[0]) if kind in _PLAIN.values()) if items else ()
+                items = {kind for part in parts for kind in _kinds(part) or ((),)} - {...}
+                return (GenericAlias(Sequence, (*items,)),) if len(items) == 1 and items <= {*_PLAIN.values()} else ()
     return ()
 
 
