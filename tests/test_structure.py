@@ -150,7 +150,7 @@ def test_every_arrow_is_drawn_by_some_file(here):
 def test_models_are_imported_only_through_their_table_at_run_time(path):
     dotted = imports(path, at_module_level=True)
     reaches = [d for d in dotted if d == "ppvae.models" or d.startswith(("ppvae.models.", "models"))]
-    assert not reaches, f"{name(path)} imports {reaches} when it is imported"
+    assert not reaches or part(path) == "models", f"{name(path)} imports {reaches} when it is imported"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
