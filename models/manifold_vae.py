@@ -77,6 +77,8 @@ class ManifoldVAE(nn.Module):
     :raises ValueError: if f and the group do not fit, or f#U is not invariant within the tolerance.
     """
 
+    space = ("box", "torus")
+
     cells: Tensor
     corners: Tensor
 
