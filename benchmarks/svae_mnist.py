@@ -3,9 +3,9 @@
 MNIST, binarised anew in every step (the validation and test images once, with a fixed seed); encoder 784-256-128,
 decoder 128-256-784; Adam, learning rate 1e-3; the KL weight rises to 1 over the first fifth of the epochs; the
 weights of the best validation ELBO are kept. d is the intrinsic dimension: R^d against the sphere S^d in R^{d+1} and
-against a product of d / 5 spheres S^5, each with a concentration of its own [2]. The log-likelihood is that of all test images by
-importance sampling with 500 samples; kNN accuracy is that of the latents of the test images from 100, 600 and 1000
-labelled training images (k = 5, mean of 20 draws of the labelled images).
+against a product of d / 5 spheres S^5, each with a concentration of its own [2]. The log-likelihood is that of all test
+images by importance sampling with 500 samples; kNN accuracy is that of the latents of the test images from 100, 600
+and 1000 labelled training images (k = 5, mean of 20 draws of the labelled images).
 
     python benchmarks/svae_mnist.py                       # every run that has no result yet
     python benchmarks/svae_mnist.py --dims 2 5 --seeds 0  # some of them

@@ -18,6 +18,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from ppvae.lazy import attach
+
 #: name -> (file, class)
 TABLE: dict[str, tuple[str, str]] = {
     "vae": ("vae", "VAE"),
@@ -48,11 +50,23 @@ def find(name: str) -> type:
     :param name: a name of :func:`names`, e.g. ``"spherical-vae"``.
     :raises ValueError: if no VAE has this name, or if several packages claim it.
     """
+    module, _, cls = place(name).partition(":")
+    return getattr(import_module(module), cls)
+
+
+def place(name: str) -> str:
+    """Where the class of the VAE ``name`` is, as ``package.module:Class``; nothing is imported.
+
+    >>> place("spherical-vae")
+    'ppvae.models.spherical_vae:SphericalVAE'
+
+    :param name: a name of :func:`names`.
+    :raises ValueError: if no VAE has this name, or if several packages claim it.
+    """
     entry = _entry(name)
     if isinstance(entry, EntryPoint):
-        return entry.load()
-    file, cls = entry
-    return getattr(import_module(f"{__name__}.{file}"), cls)
+        return f"{entry.module}:{entry.attr}"
+    return f"ppvae.models.{entry[0]}:{entry[1]}"
 
 
 def summary(name: str) -> str:
@@ -82,17 +96,6 @@ def _entry(name: str) -> tuple[str, str] | EntryPoint:
     return claims[0]
 
 
-def __getattr__(name: str) -> Any:
-    for file, cls in TABLE.values():
-        if cls == name:
-            return getattr(import_module(f"{__name__}.{file}"), cls)
-    near = difflib.get_close_matches(name, __dir__(), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name)
+__getattr__, __dir__ = attach(__name__, {cls: f"{__name__}.{file}" for file, cls in TABLE.values()})
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
-
-
-__all__ = ["TABLE", "find", "names", "summary", *(cls for _, cls in TABLE.values())]
+__all__ = ["TABLE", "find", "names", "place", "summary", *(cls for _, cls in TABLE.values())]

@@ -49,6 +49,8 @@ class GaussianVAE(nn.Module):
     :param head: posterior head q(z | features) with values in R^dim; diagonal Gaussian where None.
     """
 
+    space = ("R^d", "points of R^d")
+
     @records_options
     def __init__(
         self,

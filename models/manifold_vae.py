@@ -79,6 +79,7 @@ class ManifoldVAE(nn.Module):
 
     #: What stands for the latents: the point of the manifold, which knows the chart and the group element too.
     code_site = "z"
+    space = ("box", "torus")
 
     cells: Tensor
     corners: Tensor

@@ -54,6 +54,8 @@ class SO3VAE(nn.Module):
         Gram-Schmidt where None.
     """
 
+    space = ("rotations",)
+
     @records_options
     def __init__(
         self,

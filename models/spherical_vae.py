@@ -49,6 +49,8 @@ class SphericalVAE(nn.Module):
     :param head: posterior head q(z | features) with values on the sphere; von Mises-Fisher where None.
     """
 
+    space = ("sphere", "points of the sphere")
+
     @records_options
     def __init__(
         self,

@@ -4,8 +4,8 @@ r"""Variational auto-encoder with any latent, or a product of several [1, 2].
     p(x | z) = likelihood(f(r_1(z_1), ..., r_J(z_J), y))
     q(z | x) = prod_j q(z_j | h_j),              h = g(x, y) in J slices
 
-A latent is an object of :mod:`ppvae.latents`: it samples its site in model and guide, and says what the decoder reads of
-it. One encoder g serves all. y is what both networks are told beside x, such as a class or a batch:
+A latent is an object of :mod:`ppvae.latents`: it samples its site in model and guide, and says what the decoder reads
+of it. One encoder g serves all. y is what both networks are told beside x, such as a class or a batch:
 
     VAE((1, 28, 28), Spherical(6, copies=8))
     VAE(shape, {"pose": Rotation(), "style": Gaussian(8)})
@@ -94,8 +94,7 @@ class VAE(nn.Module):
         return dict(zip(self.names, self.modules_of_latents, strict=True))
 
     def split(self, given: Sequence[Tensor]) -> tuple[list[Sequence[Tensor]], Sequence[Tensor]]:
-        """What is given beside x: features of y as networks read them are made of the first; one part a latent; the rest
-        is the likelihood's."""
+        """What is given beside x: y, what each latent is given, and the rest for the likelihood."""
         parts, start = [], 0
         for count in self.counts:
             parts.append(given[start : start + count])

@@ -53,6 +53,8 @@ class VampVAE(nn.Module):
     :raises ValueError: if there is no pseudo-input.
     """
 
+    space = ("R^d", "sphere", "hyperboloid", "box")
+
     @records_options
     def __init__(
         self,

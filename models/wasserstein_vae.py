@@ -1,7 +1,7 @@
 r"""Wasserstein auto-encoder (WAE): a deterministic encoder [1].
 
     p(z)     = N(0, I)                           on R^dim
-    p(x | z) = likelihood(f(z))                  Bernoulli on logits where nothing else is asked for
+    p(x | z) = likelihood(f(z))                  Bernoulli on logits by default
     q(z | x) = delta(z - g(x))                   a point, with no density
 
     loss     = -E log p(x | g(x)) + lambda D(q(z) || p(z)),    q(z) = E_x q(z | x)
@@ -23,33 +23,27 @@ References:
 
 from collections.abc import Sequence
 
-import pyro
-import pyro.distributions as dist
-from pyro.distributions import TorchDistribution
-from torch import Size, Tensor, nn
+from ppvae.models.gaussian_vae import GaussianVAE
+from torch import nn
 
-from ppvae.nn import (
-    MLP,
-    Batched,
-    BernoulliLikelihood,
-    DeltaHead,
-    Likelihood,
-    channels,
-    records_options,
-    register,
-)
+from ppvae.nn import DeltaHead, Likelihood, records_options
 
 
-class WassersteinVAE(nn.Module):
-    """Auto-encoder with z in R^dim, prior N(0, I) and a deterministic encoder.
+class WassersteinVAE(GaussianVAE):
+    """Auto-encoder with z in R^dim, prior N(0, I) and a deterministic encoder: a ``GaussianVAE`` with a ``DeltaHead``.
 
     :param shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(d,)``.
     :param dim: dimension of the latent z.
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-    :param encoder: network g from data of shape ``shape`` to ``dim`` features; a perceptron where None.
-    :param decoder: network from z to the features of the likelihood; a perceptron where None.
-    :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
+    :param encoder: network g from data of shape ``shape`` to ``dim`` features; by default a perceptron.
+    :param decoder: network from z to the features of the likelihood; by default a perceptron.
+    :param likelihood: likelihood head p(x | features), by default Bernoulli. What it is given beside z, e.g. the size
         factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
+
+    >>> import torch
+    >>> vae = WassersteinVAE((6,), dim=2)
+    >>> vae.guide(torch.ones(3, 6)).equal(vae.guide(torch.ones(3, 6)))
+    True
     """
 
     @records_options
@@ -62,31 +56,4 @@ class WassersteinVAE(nn.Module):
         decoder: nn.Module | None = None,
         likelihood: Likelihood | None = None,
     ):
-        super().__init__()
-        self.shape, self.dim = Size(shape), dim
-        self.likelihood = likelihood or BernoulliLikelihood()
-        self.given = self.likelihood.given
-        self.head = DeltaHead(dim)
-        inputs, outputs = (
-            channels(shape, self.likelihood.in_features),
-            channels(shape, self.likelihood.features),
-        )
-        self.encoder = Batched(encoder or MLP(inputs, (self.head.features,), hidden), len(shape))
-        self.decoder = Batched(decoder or MLP((dim,), outputs, hidden[::-1]), 1, outputs)
-
-    def decode(self, z: Tensor, *given: Tensor) -> TorchDistribution:
-        """p(x | z) for latents z of shape (..., dim)."""
-        return self.likelihood(self.decoder(z), len(self.shape), *given)
-
-    def model(self, x: Tensor, *given: Tensor) -> Tensor:
-        """p(x, z) for a batch x of shape (batch, *shape)."""
-        register(self)
-        with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(self.dim), 1.0).to_event(1))
-            return pyro.sample("x", self.decode(z, *given), obs=x)
-
-    def guide(self, x: Tensor, *given: Tensor) -> Tensor:
-        """q(z | x), all of it at g(x)."""
-        register(self)
-        with pyro.plate("data", x.shape[0]):
-            return pyro.sample("z", self.head(self.encoder(self.likelihood.inputs(x, len(self.shape)))))
+        super().__init__(shape, dim, hidden, encoder, decoder, likelihood, DeltaHead(dim))

@@ -1,11 +1,12 @@
 """ppvae: variational autoencoders as Pyro model/guide pairs, with latents on manifolds.
 
-Every name below is imported on first use, so ``import ppvae`` is instant and loads no torch.
+Every name is imported on first use, so ``import ppvae`` is instant and loads no torch.
 """
 
-import difflib
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ppvae.lazy import attach
+from ppvae.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ppvae.diagnostics import to_inference_data
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from ppvae.samplers.posterior import posterior
     from ppvae.train import fit
 
-__version__ = "0.1.0"
+__getattr__, __dir__ = attach(__name__, modules=["models"])  # in a checkout models/ lies beside this folder
 
 __all__ = [
     "decode",
@@ -31,40 +32,3 @@ __all__ = [
     "save",
     "to_inference_data",
 ]
-
-#: function -> the module that has it
-_FUNCTIONS = {
-    "fit": "train",
-    "encode": "predict",
-    "decode": "predict",
-    "generate": "predict",
-    "guide_laws": "predict",
-    "reconstruct": "predict",
-    "log_likelihood": "predict",
-    "posterior": "samplers.posterior",
-    "riemannian_metric": "samplers.metric",
-    "save": "io",
-    "load": "io",
-    "to_inference_data": "diagnostics",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _FUNCTIONS:
-        return getattr(import_module(f"ppvae.{_FUNCTIONS[name]}"), name)
-    if name in _modules():
-        return import_module(f"ppvae.{name}")
-    near = difflib.get_close_matches(name, __dir__(), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise AttributeError(f"module 'ppvae' has no attribute {name!r}{hint}", name=name)
-
-
-def __dir__() -> list[str]:
-    return sorted(["__version__", *_FUNCTIONS, *_modules()])
-
-
-def _modules() -> set[str]:
-    """The modules of ppvae. In a checkout models lies beside this folder, not in it."""
-    from pkgutil import iter_modules
-
-    return {"models"} | {module.name for module in iter_modules(__path__) if not module.name.startswith("_")}

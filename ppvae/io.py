@@ -1,7 +1,8 @@
 """Save and load a VAE: its weights as safetensors, and in the header, as JSON, what is needed to build it again.
 
-Nothing is pickled. Loading finds classes by name in the tables of models and heads; it imports nothing by a path that
-stands in the file, and runs nothing from it. A digest in the header tells a damaged file.
+Nothing is pickled. Loading finds classes by name in the tables of models and of :mod:`ppvae.nn.registry`, and among
+those that the caller hands over. It imports nothing by a path that stands in the file, and runs nothing from it. A
+digest in the header tells a damaged file.
 """
 
 import contextlib
@@ -9,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import ppvae
-import ppvae.nn
+from ppvae.nn import registry
+from ppvae.version import __version__
 
 FORMAT = 1  # changes when an older ppvae could no longer read the file
 
@@ -29,8 +30,9 @@ FORMAT = 1  # changes when an older ppvae could no longer read the file
 def save(vae: nn.Module, path: str | os.PathLike[str], record: dict[str, Any] | None = None) -> None:
     """Write a VAE to one file, whole or not at all.
 
-    The file holds every parameter and buffer, and the class, options, dtype and version. Networks of the user's own
-    (``encoder``, ``decoder``) are not described in it, only their weights: load them with ``into``.
+    The file holds every parameter and buffer, and the class, options, dtype and version. A network of your own
+    (``encoder``, ``decoder``) is described in it only if its ``__init__`` is decorated with
+    :func:`ppvae.nn.records_options`; of any other it holds the weights alone, and is loaded with ``into``.
 
     :param path: where to, e.g. ``"model.safetensors"``; an existing file is replaced once the new one is complete.
     :param record: anything JSON can hold that should travel with the weights, e.g. the training record; :func:`read`
@@ -40,19 +42,20 @@ def save(vae: nn.Module, path: str | os.PathLike[str], record: dict[str, Any] | 
     write_tensors(path, "model", {**describe(vae), "record": record or {}}, vae.state_dict())
 
 
-def load(path: str | os.PathLike[str], into: nn.Module | None = None) -> Any:
+def load(path: str | os.PathLike[str], into: nn.Module | None = None, classes: Iterable[type] = ()) -> Any:
     """Read a VAE that :func:`save` wrote.
 
     :param path: the file.
-    :param into: a VAE of the same class and options to fill, needed where it has networks of the user's own or a class
-        that no table of models lists; where None the VAE is built from the file.
-    :return: the VAE, in eval mode and on the CPU where it was built here.
+    :param into: a VAE of the same class and options to fill; by default the VAE is built from the file.
+    :param classes: classes of your own that the file may be built from, VAEs, heads and networks. A class that neither
+        stands here nor in a table of ppvae is refused.
+    :return: the VAE. One that was built here is on the CPU and in eval mode.
     :raises FileNotFoundError: if there is no such file.
     :raises ValueError: if the file is not one of ppvae's, is damaged, or does not fit ``into``.
     """
     header, tensors = read(path, "model")
     if into is None:
-        vae = _build(path, header)
+        vae = _build(path, header, {_place(cls): cls for cls in classes})
         vae.to(next((t.dtype for t in tensors.values() if t.is_floating_point()), None)).eval()
     else:
         vae = into
@@ -103,7 +106,7 @@ def read(path: str | os.PathLike[str], kind: str = "model") -> tuple[dict[str, A
         raise ValueError(f"{path}: a safetensors file, but its header was not written by ppvae") from error
     if found != FORMAT:
         raise ValueError(
-            f"{path}: expected format {FORMAT}, got {found!r}: written by ppvae {version}, this is {ppvae.__version__}"
+            f"{path}: expected format {FORMAT}, got {found!r}: written by ppvae {version}, this is {__version__}"
         )
     if header["kind"] != kind:
         use = (
@@ -115,7 +118,7 @@ def read(path: str | os.PathLike[str], kind: str = "model") -> tuple[dict[str, A
 
 def write_tensors(path: str | os.PathLike[str], kind: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Write a file that :func:`read` reads, whole or not at all."""
-    text = json.dumps({"format": FORMAT, "kind": kind, "version": ppvae.__version__, **header})
+    text = json.dumps({"format": FORMAT, "kind": kind, "version": __version__, **header})
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     copies = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     write(path, lambda file: save_file(copies, file, {"ppvae": text, "sha256": _digest(text, copies)}))
@@ -162,12 +165,19 @@ def _digest(header: str, tensors: dict[str, Tensor]) -> str:
 
 
 def _option(value: Any) -> Any:
-    """An option as JSON: plain values as they are, heads of ppvae.nn by name and options, other modules by class."""
+    """An option as JSON: plain values as they are, parts of a VAE by class and options, other modules by class."""
     if isinstance(value, nn.Module):
         options: Any = getattr(value, "options", None)
-        if getattr(ppvae.nn, type(value).__name__, None) is type(value) and options is not None:
-            return {"head": type(value).__name__, "options": {k: _option(v) for k, v in options.items()}}
-        return {"network": type(value).__name__}
+        name = type(value).__name__
+        if options is not None and registry.named(name) is type(value):
+            return {"head": name, "options": {k: _option(v) for k, v in options.items()}}
+        described: dict[str, Any] = {"network": name}
+        if options is not None:
+            with contextlib.suppress(ValueError):  # of an option that cannot be described: then `into` is left
+                described |= {"options": {k: _option(v) for k, v in options.items()}, "class": _place(type(value))}
+        return described
+    if isinstance(value, Mapping):
+        return {"named": {str(name): _option(v) for name, v in value.items()}}
     if isinstance(value, (tuple, list)):
         return [_option(v) for v in value]
     if isinstance(value, np.generic):
@@ -187,41 +197,62 @@ def _tables() -> dict[str, str]:
     return known | {point.value: point.name for point in entry_points(group="ppvae.models")}
 
 
+def _place(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
 def _name(vae: nn.Module) -> str:
     """The name of a VAE's class in the tables of models, or where it is defined."""
-    place = f"{type(vae).__module__}:{type(vae).__qualname__}"
+    place = _place(type(vae))
     return _tables().get(place, place)
 
 
-def _build(path: Any, header: dict[str, Any]) -> nn.Module:
+def _build(path: Any, header: dict[str, Any], own: dict[str, type]) -> nn.Module:
     from ppvae import models
 
-    if header["model"] not in _tables().values():
+    name = header["model"]
+    if name not in _tables().values() and name not in own:
         raise ValueError(
-            f"{path}: holds a {header['model']}, which is in no table of models; build it and use load(path, into=vae)"
+            f"{path}: holds a {name}, which is in no table of models; hand its class over, load(path, classes=[...]), "
+            "or build it and use load(path, into=vae)"
         )
-    options = {name: _revive(path, value) for name, value in header["options"].items()}
+    options = {option: _revive(path, value, own) for option, value in header["options"].items()}
     try:
         with torch.random.fork_rng(devices=[]):  # for initial weights that are replaced at once
-            return models.find(header["model"])(**options)
+            return (own.get(name) or models.find(name))(**options)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: the options in its header do not fit {header['model']}: {error}") from error
+        raise ValueError(f"{path}: the options in its header do not fit {name}: {error}") from error
 
 
-def _revive(path: Any, value: Any) -> Any:
+def _revive(path: Any, value: Any, own: dict[str, type]) -> Any:
     if isinstance(value, list):
-        return tuple(_revive(path, v) for v in value)
-    if isinstance(value, dict):
-        if "head" not in value:
+        return tuple(_revive(path, v, own) for v in value)
+    if not isinstance(value, dict):
+        return value
+    if "named" in value:
+        return {name: _revive(path, v, own) for name, v in value["named"].items()}
+    if "head" in value:
+        name, cls = value["head"], registry.named(value["head"])
+        if cls is None:
+            raise ValueError(f"{path}: {name!r} is not a part of a VAE that ppvae knows (see ppvae.nn.registry)")
+    else:
+        name = str(value.get("class"))
+        cls = own.get(name) or _model_at(name)
+        if cls is None:
             raise ValueError(
                 f"{path}: the VAE has a network of the user's own ({value.get('network')}); build it and use "
-                "load(path, into=vae)"
+                "load(path, into=vae), or hand the network's class over, load(path, classes=[...]), if its options are "
+                "recorded (ppvae.nn.records_options)"
             )
-        head = getattr(ppvae.nn, value["head"], None) if value["head"] in ppvae.nn.__all__ else None
-        if not (isinstance(head, type) and issubclass(head, nn.Module)):
-            raise ValueError(f"{path}: {value['head']!r} is not a head of ppvae.nn")
-        try:
-            return head(**{k: _revive(path, v) for k, v in value["options"].items()})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: the options in its header do not fit {value['head']}: {error}") from error
-    return value
+    try:
+        return cls(**{k: _revive(path, v, own) for k, v in value["options"].items()})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: the options in its header do not fit {name}: {error}") from error
+
+
+def _model_at(place: str) -> type | None:
+    """The class of the tables of models that is defined there, such as an embedding that is a VAE itself."""
+    from ppvae import models
+
+    name = _tables().get(place)
+    return None if name is None else models.find(name)

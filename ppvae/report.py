@@ -21,8 +21,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-import ppvae
 from ppvae import diagnostics, io, plotting
+from ppvae.version import __version__
 
 try:
     import jinja2
@@ -152,7 +152,7 @@ def write(path: str | os.PathLike[str], runs: Sequence[Run], title: str = "", co
         options=_options(runs),
         names=names,
         command=command,
-        version=ppvae.__version__,
+        version=__version__,
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -48,14 +48,3 @@ class Scale:
 
     def __call__(self, x: Tensor) -> Tensor:
         return x / self.maximum if self.then is None else self.then(x / self.maximum)
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """1 where a grey value in [0, 1] exceeds ``at``, else 0."""
-
-    at: float = 0.5
-    domain = constraints.unit_interval
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return (x > self.at).to(x.dtype)

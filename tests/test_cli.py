@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import ppvae.models
@@ -13,7 +14,7 @@ import torch
 
 import ppvae
 from ppvae.cli import main
-from ppvae.cli.options import record
+from ppvae.cli.options import model_name, parse_fit, record
 from ppvae.cli.preparation import open_data
 
 TINY = ["--epochs", "2", "--hidden", "16", "--batch-size", "400", "--progress", "false"]
@@ -34,7 +35,18 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["fit", "--help"], ["models"], ["objectives"], ["evaluate", "--help"], ["demo", "--help"]]
+    "words",
+    [
+        ["--help"],
+        ["fit", "--help"],
+        ["fit", "manifold-vae", "--help"],
+        ["fit", "gaussian-vae", "--likelihood.help", "Normal"],
+        ["fit", "gaussian-vae", "--head.help"],
+        ["models"],
+        ["objectives"],
+        ["evaluate", "--help"],
+        ["demo", "--help"],
+    ],
 )
 def test_help_needs_no_torch(words):
     code = f"""
@@ -52,7 +64,7 @@ print('LOADED', *sorted({{m.split('.')[0] for m in sys.modules}}))
 """
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     loaded = out.rpartition("LOADED")[2].split()
-    assert "jsonargparse" in loaded
+    assert "argparse" in loaded
     assert not {"torch", "pyro", "matplotlib", "numpy", "arviz"} & set(loaded)
 
 
@@ -102,6 +114,52 @@ def test_the_options_of_a_head_and_of_an_objective(capsys):
         with pytest.raises(SystemExit, match="0"):
             main(["fit", "gaussian-vae", *words])
         assert option in capsys.readouterr().out
+
+
+def words_of(capsys, *words) -> str:
+    with pytest.raises(SystemExit, match="0"):
+        main(list(words))
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_parts_of_a_model_that_fit_are_listed_with_what_they_are(capsys):
+    heads = words_of(capsys, "fit", "spherical-vae", "--head.help")
+    assert "VonMisesFisher sphere: a direction" in heads and "SphericalDelta points of the sphere" in heads
+    assert "Normal " not in heads
+    assert "RotatePlanes circle, flat torus:" in words_of(capsys, "fit", "manifold-vae", "--action.help")
+    assert "dreg importance weighted bound" in words_of(capsys, "fit", "gaussian-vae", "--objective.help")
+
+
+def test_the_help_of_a_model_has_the_options_of_the_classes_that_are_named(capsys):
+    out = words_of(
+        capsys, "fit", "mce-vae", "--clusters", "Clusters", "--clusters.head", "InverseAutoregressive", "--help"
+    )
+    assert "--clusters.head InverseAutoregressive: --clusters.head.dim DIM dimension of z (int, must be given)" in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["models"],
+        ["objectives"],
+        *(["fit", name, "--help"] for name in ppvae.models.names()),
+        *(["fit", "manifold-vae", f"--{option}.help"] for option in ("embedding", "likelihood", "action", "objective")),
+        ["fit", "gaussian-vae", "--objective.help", "info"],
+        ["fit", "so3-vae", "--head.help", "SO3Normal"],
+        ["generate", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_help_fits_80_columns_and_is_free_of_markup(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    try:
+        main(words)
+    except SystemExit as stop:
+        assert stop.code == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert not any(markup in out for markup in (":math:", ":class:", "``", "where None"))
 
 
 def test_an_objective_with_its_options_is_kept(tmp_path):
@@ -170,6 +228,43 @@ def test_words_win_over_the_file_and_other_versions_are_told(run, tmp_path, caps
     ok("fit", "--config", tmp_path / "old.yaml", "--out", tmp_path / "b", "--progress", "false", "--epochs", 1)
     assert record(tmp_path / "b" / "run.yaml")["epochs"] == 1
     assert f"torch 1.0 then, {torch.__version__} now" in capsys.readouterr().err
+
+
+EARLIER = sorted((Path(__file__).parent / "saved" / "runs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", EARLIER, ids=lambda file: file.stem)
+def test_run_yaml_of_earlier_runs_means_what_it_meant(file):
+    ran = record(file)
+    options = parse_fit(*model_name(["--config", str(file)]))
+    assert options.versions == ran.pop("versions")
+
+    def same(chosen, then):
+        if not isinstance(then, dict):
+            assert chosen == (tuple(then) if isinstance(then, list) else then)
+            return
+        cls = type(chosen.build())
+        assert cls.__name__ == then["class_path"].rpartition(".")[2]
+        assert chosen.options.keys() == then["init_args"].keys()
+        for name, value in then["init_args"].items():
+            same(chosen.options[name], value)
+
+    for name, value in ran.items():
+        same(getattr(options, name), value)
+
+
+def test_a_file_leaves_the_class_to_the_words(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "model: gaussian-vae\nhidden: [4, 5]\nlr: 1e-3\ncompile: false\nlikelihood: Normal\nlikelihood.scale: 3\n"
+        "head: {class_path: InverseAutoregressive, init_args: {dim: 2, layers: 1}}"
+    )
+    argv = ["--config", f"{tmp_path}/a.yaml", "--head", "InverseAutoregressive", "--head.dim", "3"]
+    options = parse_fit(*model_name(argv))
+    assert options.likelihood.options == {"scale": 3.0, "learned": False}
+    assert options.head.options == {"dim": 3, "layers": 1, "hidden": 128, "context": 32}
+    assert (options.hidden, options.lr, options.compile) == ((4, 5), 1e-3, False)
+    options = parse_fit(*model_name([*argv[:2], "--head", "GaussianMixture", "--head.dim=2", "--head.clusters=5"]))
+    assert options.head.options == {"dim": 2, "clusters": 5}
 
 
 def test_print_config_is_a_file_that_repeats_the_run(run, tmp_path, capsys):
@@ -255,6 +350,110 @@ def test_a_head_with_weights_starts_by_the_seed(tmp_path):
     assert all(found[0][name].equal(found[1][name]) for name in found[0])
 
 
+def test_a_group_action_from_the_shell(tmp_path):
+    words = ["--embedding", "Sphere", "--action", "RotateSpace", *TINY]
+    ok("fit", "manifold-vae", "--data", "digits", "--out", tmp_path / "a", *words)
+    assert type(ppvae.load(tmp_path / "a" / "model.safetensors").action).__name__ == "RotateSpace"
+    assert record(tmp_path / "a" / "run.yaml")["action"] == {"class_path": "RotateSpace", "init_args": {}}
+
+
+def test_parts_of_parts(tmp_path):
+    words = ["--head", "SO3Normal", "--head.mean", "AxisAngle", "--degree", "1", "--copies", "2", *TINY]
+    ok("fit", "so3-vae", "--data", "digits", "--out", tmp_path / "a", *words)
+    assert type(ppvae.load(tmp_path / "a" / "model.safetensors").head.mean).__name__ == "AxisAngle"
+    words = "--pose Pose --pose.shift 0.2 --canonicalizer Polar --canonicalizer.shape 1,8,8"
+    options = parse_fit("mce-vae", words.split())
+    assert options.canonicalizer.build().channels == 1 and options.pose.build().shift == 0.2
+
+
+OWN = """
+from torch import nn
+from ppvae.models import GaussianVAE
+from ppvae.nn import NormalHead, records_options
+
+
+class Head(NormalHead):
+    \"\"\"A normal law.
+
+    :param dim: dimension of z.
+    :param unused: a number.
+    \"\"\"
+
+    @records_options
+    def __init__(self, dim: int, unused: float = 1.0):
+        super().__init__(dim)
+
+
+class OnTheSphere(Head):
+    space = "sphere"
+
+
+class Unrecorded(nn.Module):
+    def __init__(self, dim: int = 2):
+        super().__init__()
+        self.features, self.forward = 2 * dim, NormalHead(dim).forward
+
+
+class Model(GaussianVAE):
+    pass
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of a user's own in the working directory, which is on no path."""
+    name = f"own_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+
+
+def test_classes_of_ones_own(own, tmp_path, capsys):
+    assert "--head.dim DIM dimension of z (int, must be given)" in words_of(
+        capsys, "fit", "gaussian-vae", "--head.help", f"{own}:Head"
+    )
+    ok("fit", f"{own}:Model", "--data", "digits", "--head", f"{own}:Head", "--head.dim", 2, "--out", "a", *TINY)
+    assert f"ppvae evaluate a --classes {own}:Model,{own}:Head;" in capsys.readouterr().out
+    assert record(tmp_path / "a" / "run.yaml")["head"]["class_path"] == f"{own}:Head"
+    sys.modules.pop(own)
+    assert main(["generate", "a", "--npy", "x.npy"]) == 2 and own not in sys.modules
+    assert f"to import it, add --classes {own}:Head,{own}:Model" in capsys.readouterr().err
+    ok("generate", "a", "--npy", "x.npy", "--classes", f"{own}:Model,{own}:Head")
+    ok("evaluate", "a", "--num-samples", 5, "--classes", f"{own}:Model,{own}:Head")
+    ok("report", "a", "--classes", f"{own}:Model,{own}:Head")
+    assert str(tmp_path) not in sys.path
+
+
+def test_no_file_imports_a_class_of_ones_own(own, tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text(f"model: gaussian-vae\nhead: {{class_path: '{own}:Head', init_args: {{dim: 2}}}}")
+    assert main(["fit", "--config", "a.yaml", "--data", "digits", "--out", "a", *TINY]) == 2
+    assert f"which no file may import; to import it, add --head {own}:Head" in capsys.readouterr().err
+    (tmp_path / "b.yaml").write_text(f"model: '{own}:Model'")
+    assert main(["fit", "--config", "b.yaml", "--data", "digits", "--out", "a", *TINY]) == 2
+    assert f"name it: ppvae fit {own}:Model --config b.yaml" in capsys.readouterr().err
+    assert own not in sys.modules
+    ok("fit", "--config", "a.yaml", "--head", f"{own}:Head", "--data", "digits", "--out", "a", *TINY)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("OnTheSphere", "the space of its law is sphere, and that of the latent is R^d"),
+        ("Unrecorded", "Unrecorded: its options are not recorded"),
+        ("Nothing", "has no Nothing"),
+        ("number", "is not a class"),
+    ],
+)
+def test_what_is_wrong_with_a_class_of_ones_own(word, message, own, capsys):
+    words = ["--head", f"{own}:{word}", *(["--head.dim", "2"] if word == "OnTheSphere" else [])]
+    assert main(["fit", "gaussian-vae", "--data", "digits", "--out", "a", *words, *TINY]) == 2
+    assert message in capsys.readouterr().err and not Path("a").exists()
+
+
 def test_a_model_that_is_given_labels(tmp_path, capsys):
     folder = tmp_path / "c"
     ok("fit", "conditional-vae", "--data", "digits", "--out", folder, "--condition", "OneHot", *TINY)
@@ -308,7 +507,17 @@ def test_a_table_of_ones_own(tmp_path):
         ("fit gaussian-vae --binarize dyn", "--binarize: expected one of none, threshold, dynamic, got dyn"),
         ("fit gaussian-vae --compile jit", "--compile: expected one of auto, graph, inductor, False, got jit"),
         ("fit gaussian-vae --likelihood Norma", "no likelihood 'Norma'; did you mean Normal?"),
-        ("fit gaussian-vae --likelihood Normal --likelihood.scal 3", "no option --likelihood.scal"),
+        ("fit gaussian-vae --likelihood Normal --likelihood.scal 3", "did you mean --likelihood.scale?"),
+        ("fit gaussian-vae --likelihood.scale 3", "no option --likelihood.scale before --likelihood NAME"),
+        ("fit gaussian-vae --likelihood Normal --likelihood.learned=x", "--likelihood.learned: expected bool, got x"),
+        ("fit gaussian-vae --head InverseAutoregressive", "--head.dim is missing: dimension of z"),
+        ("fit gaussian-vae --head VonMisesFisher", "heads that fit are Normal, InverseAutoregressive, GaussianMixture"),
+        ("fit gaussian-vae --head UnimodalBetaHead", "the space of its law is box, and that of the latent is R^d"),
+        ("fit spherical-vae --head Normal", "heads that fit are PowerSpherical, VonMisesFisher, SphericalDelta"),
+        ("fit mce-vae --clusters Clusters --clusters.head VonMisesFisher", "--clusters.head VonMisesFisher: the space"),
+        ("fit gaussian-vae --head nothing:Head", "there is no module nothing"),
+        ("fit gaussian-vae --likelihood.scale", "no option --likelihood.scale"),
+        ("fit gaussian-vae --test 1e9999", "--test: expected int, got 1e9999"),
         (
             "fit gaussian-vae --data digits --out {} --likelihood Normal --likelihood.scale -3",
             "expected scale > 0, got -3",
@@ -339,6 +548,13 @@ def test_what_is_wrong_is_said_in_one_line(words, message, tmp_path, capsys):
         ("model: gaussian-vae\ndime: 3", "no option 'dime'; did you mean dim?"),
         ("dim: 3", "expected a line `model: NAME`"),
         ("- 3", "expected lines `option: value`, got list"),
+        ("model: gaussian-vae\nlikelihood: {class_path: os.system}", "no likelihood 'os.system'"),
+        ("model: gaussian-vae\nlikelihood: {class_path: 'os:system'}", "which no file may import"),
+        ("model: gaussian-vae\nlikelihood: {class_path: Normal, init_args: {scale: [1]}}", "expected float, got [1]"),
+        ("model: gaussian-vae\nhead: {class_path: ppvae.nn.VonMisesFisherHead, init_args: {dim: 2}}", "heads that fit"),
+        ("model: gaussian-vae\ndim: {a: 3}", "--dim: expected int, got {'a': 3}"),
+        ("model: gaussian-vae\ndim: true", "--dim: expected int, got True"),
+        ("model: gaussian-vae\nversions: 3", "versions: expected lines"),
         ("{", "not YAML"),
     ],
 )

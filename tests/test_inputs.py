@@ -14,7 +14,7 @@ from ppvae.inputs import check_support, to_tensors
 from ppvae.isolation import isolated_param_store
 from ppvae.nn import ContinuousBernoulliLikelihood, NormalLikelihood, PoissonLikelihood
 from ppvae.random import seeded
-from ppvae.transforms import DynamicBinarization, Threshold
+from ppvae.transforms import DynamicBinarization, Scale
 from ppvae.vae import device_and_dtype, evaluating
 
 SHAPE = (1, 4, 4)
@@ -145,8 +145,8 @@ def test_grey_values_for_a_transform_must_be_in_its_domain():
         match=r"DynamicBinarization expected values in \[0, 1\], got values from \d to 25\d.*scale\(x, 255\)",
     ):
         fit((GREY * 255).astype(np.uint8), transform=DynamicBinarization())
-    with pytest.raises(ValueError, match=r"Threshold expected values in \[0, 1\], got 20 NaN or infinite values"):
-        fit(np.where(np.arange(4) < 1, np.where(np.arange(4)[:, None] < 1, np.nan, GREY), GREY), transform=Threshold())
+    with pytest.raises(ValueError, match=r"Scale expected values in \[0, 1\], got 20 NaN or infinite values"):
+        fit(np.where(np.arange(4) < 1, np.where(np.arange(4)[:, None] < 1, np.nan, GREY), GREY), transform=Scale(1))
     with pytest.raises(ValueError, match="Bernoulli likelihood"):
         fit(GREY, transform=torch.square)  # a function without a domain: what it returns is checked
     with pytest.raises(ValueError, match=r"expected the shape \(20, 1, 4, 4\) to stay, got \(20, 16\)"):

@@ -10,7 +10,7 @@ import geoopt
 import numpy as np
 import pytest
 import torch
-from ppvae.models import GaussianVAE, SphericalVAE
+from ppvae.models import GaussianVAE, ManifoldVAE, SphericalVAE, WassersteinEmbedding
 from safetensors.torch import save_file
 from torch import nn
 
@@ -20,9 +20,11 @@ from ppvae.nn import (
     BernoulliLikelihood,
     CategoricalLikelihood,
     NegativeBinomialLikelihood,
+    NormalHead,
     NormalLikelihood,
     PoissonLikelihood,
     PowerSphericalHead,
+    records_options,
 )
 
 X = (np.random.default_rng(0).random((12, 1, 4, 4)) > 0.5).astype(np.float32)
@@ -108,6 +110,44 @@ def test_a_class_of_ones_own_needs_into(tmp_path):
     assert np.array_equal(ppvae.encode(vae, X), ppvae.encode(other, X))
 
 
+class OwnHead(nn.Module):
+    """A posterior head of a user's own."""
+
+    @records_options
+    def __init__(self, dim: int, inner: nn.Module | None = None):
+        super().__init__()
+        self.features, self.inner = 2 * dim, inner or NormalHead(dim)
+
+    def forward(self, h):
+        return self.inner(h)
+
+
+def test_classes_of_ones_own_are_taken_from_the_caller_alone(tmp_path):
+    vae = Own((1, 4, 4), 2, (8,), head=OwnHead(2, NormalHead(2)))
+    ppvae.save(vae, tmp_path / "m")
+    for classes in ([], [OwnHead], [Own]):
+        with pytest.raises(ValueError, match=r"load\(path, classes=\[\.\.\.\]\)"):
+            ppvae.load(tmp_path / "m", classes=classes)
+    back = ppvae.load(tmp_path / "m", classes=[Own, OwnHead])
+    assert type(back) is Own and type(back.head) is OwnHead and type(back.head.inner) is NormalHead
+    assert np.array_equal(ppvae.encode(vae, X), ppvae.encode(back, X))
+
+
+def test_a_class_that_a_file_names_is_not_imported(tmp_path):
+    ppvae.save(make(head=OwnHead(2)), tmp_path / "m")
+    forge(tmp_path / "m", lambda header: header["options"]["head"].update({"class": "antigravity:fly"}))
+    with pytest.raises(ValueError, match=r"network of the user's own .OwnHead"):
+        ppvae.load(tmp_path / "m", classes=[OwnHead])
+    assert "antigravity" not in sys.modules
+
+
+def test_an_embedding_that_is_a_vae_of_the_tables_comes_back(tmp_path):
+    vae = ManifoldVAE((6,), WassersteinEmbedding(1, 2, (4,)), (8,))
+    ppvae.save(vae, tmp_path / "m")
+    z = np.linspace(0, 1, 5)[:, None]
+    assert np.array_equal(ppvae.decode(vae, z), ppvae.decode(ppvae.load(tmp_path / "m"), z))
+
+
 def test_weights_that_do_not_fit_are_refused(file):
     with pytest.raises(ValueError, match=r"expected torch.float32 of shape .*, got"):
         ppvae.load(file, into=GaussianVAE((1, 4, 4), 3, (8,)))
@@ -181,11 +221,11 @@ def likelihood(value):
         (lambda h: h.update(model=3), "header was not written by ppvae"),
         (lambda h: h.pop("options"), "header was not written by ppvae"),
         (lambda h: h.update(kind="report"), "expected a model, got a report"),
-        (likelihood({"head": "os.system", "options": {}}), "'os.system' is not a head of ppvae.nn"),
-        (likelihood({"head": "register", "options": {}}), "'register' is not a head of ppvae.nn"),
+        (likelihood({"head": "os.system", "options": {}}), "'os.system' is not a part of a VAE"),
+        (likelihood({"head": "register", "options": {}}), "'register' is not a part of a VAE"),
         (likelihood({"head": "NormalLikelihood", "options": {"scale": -1}}), "do not fit NormalLikelihood.*scale > 0"),
         (likelihood({"head": "NormalLikelihood", "options": {"x": 1}}), "do not fit NormalLikelihood.*'x'"),
-        (likelihood({"head": ["a"], "options": {}}), "is not a head"),
+        (likelihood({"head": ["a"], "options": {}}), "is not a part"),
         (likelihood({"head": "NormalLikelihood"}), "do not fit NormalLikelihood: 'options'"),
         (lambda h: h["options"].update(dimm=3), "do not fit gaussian-vae.*'dimm'"),
         (lambda h: h["options"].update(dim="a"), "do not fit gaussian-vae"),

@@ -9,36 +9,41 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-BASE = {"distributions", "manifolds", "special", "random"}
-#: part of the library -> the parts that it may import, besides itself
-BELOW = {
-    "random": set(),
-    "special": set(),
-    "manifolds": {"special"},
-    "distributions": {"manifolds", "special"},
-    "transforms": BASE,
-    "nn": BASE | {"transforms"},
-    "latents": BASE | {"nn"},
-    "models": BASE | {"nn", "latents"},
-    "infer": BASE,
-    "isolation": {"nn"},
-    "vae": BASE | {"infer", "isolation"},
-    "inputs": BASE | {"infer", "vae"},
-    "diagnostics": BASE | {"infer"},
-    "samplers": BASE | {"infer", "vae", "inputs", "predict", "diagnostics"},
-    "predict": BASE | {"infer", "vae", "inputs", "diagnostics", "steps"},
-    "metrics": BASE | {"infer", "inputs"},
-    "checkpoint": {"io"},
-    "steps": BASE | {"infer", "vae"},
-    "parallel": BASE | {"infer", "vae", "steps"},
-    "train": BASE | {"parallel", "infer", "isolation", "vae", "inputs", "predict", "checkpoint", "steps"},
-    "callbacks": {"io", "train"},
-    "io": {"models", "nn"},
+#: part of the library -> the parts that it imports, besides itself
+BELOW: dict[str, set[str]] = {
     "data": set(),
-    "plotting": BASE,
-    "testing": BASE | {"nn", "infer", "isolation", "vae", "inputs", "predict", "train", "io"},
+    "diagnostics": set(),
+    "manifolds": set(),
+    "special": set(),
+    "lazy": set(),
+    "random": set(),
+    "version": set(),
+    "transforms": set(),
+    "plotting": {"manifolds"},
+    "distributions": {"manifolds", "special"},
+    "infer": {"manifolds", "lazy", "random", "distributions"},
+    "nn": {"manifolds", "lazy", "distributions"},
+    "metrics": {"manifolds", "distributions", "infer"},
+    "isolation": {"nn"},
+    "latents": {"manifolds", "lazy", "distributions", "nn"},
+    "vae": {"random", "infer", "isolation"},
+    "models": {"manifolds", "lazy", "distributions", "nn", "latents"},
+    "inputs": {"distributions", "infer", "vae"},
+    "steps": {"infer", "vae"},
+    "io": {"version", "nn", "models"},
+    "parallel": {"random", "infer", "vae", "steps"},
+    "predict": {"diagnostics", "distributions", "infer", "vae", "inputs", "steps"},
+    "checkpoint": {"io"},
+    "samplers": {"diagnostics", "manifolds", "random", "distributions", "infer", "vae", "inputs", "predict"},
+    "train": {"random", "infer", "isolation", "vae", "inputs", "steps", "parallel", "checkpoint"},
+    "callbacks": {"io", "train"},
+    "testing": {"manifolds", "random", "infer", "isolation", "vae", "inputs", "predict", "train"},
 }
+#: These may import everything, ``ppvae`` itself too.
 ON_TOP = {"cli", "report", "__main__", "__init__"}
+
+
+LAZY = "attach(__name__"
 
 
 def part(path: Path) -> str:
@@ -47,13 +52,24 @@ def part(path: Path) -> str:
     return names[0] if names[0] == "models" else names[1]
 
 
+def module(path: Path) -> list[str]:
+    """The dotted name of a file's module, as parts; that of models/x.py is ppvae.models.x."""
+    names = [*path.relative_to(ROOT).with_suffix("").parts]
+    return names if names[0] == "ppvae" else ["ppvae", *names]
+
+
 def imports(path: Path, *, at_module_level: bool = False) -> set[str]:
-    """Dotted names of all modules and members that a file imports, outside ``if TYPE_CHECKING``."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    """Dotted names of all modules and members that a file imports."""
+    return imported(path.read_text(encoding="utf-8"), module(path), at_module_level)
+
+
+def imported(source: str, module: list[str], at_module_level: bool = False) -> set[str]:
+    """Those of a source, outside ``if TYPE_CHECKING`` unless :func:`ppvae.lazy.attach` runs what stands there."""
+    tree = ast.parse(source)
     typing_only = {
         inner
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING") and LAZY not in source
         for statement in node.body
         for inner in ast.walk(statement)
     }
@@ -70,9 +86,34 @@ def imports(path: Path, *, at_module_level: bool = False) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute, or models/ breaks once installed"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            package = [*module[: -node.level], *([node.module] if node.module else [])] if node.level else [node.module]
+            found |= {".".join([*package, alias.name]) for alias in node.names}
     return found
+
+
+def arrows(path: Path) -> set[str]:
+    """The other parts that a file imports; that of ``import ppvae`` and of its functions is ``__init__``."""
+    names = [dotted.split(".") for dotted in imports(path) if dotted.split(".")[0] == "ppvae"]
+    parts = {name[1] if len(name) > 1 else "__init__" for name in names}
+    return {part if part in BELOW or part in ON_TOP else "__init__" for part in parts} - {part(path)}
+
+
+@pytest.mark.parametrize(
+    ("statement", "dotted"),
+    [
+        ("import ppvae", "ppvae"),
+        ("import ppvae.io as io", "ppvae.io"),
+        ("from ppvae.io import save", "ppvae.io.save"),
+        ("def f():\n    from ppvae import io", "ppvae.io"),
+        ("from . import io", "ppvae.nn.io"),
+        ("from .heads import NormalHead", "ppvae.nn.heads.NormalHead"),
+        ("from .. import io", "ppvae.io"),
+        ("from ..io import save", "ppvae.io.save"),
+    ],
+)
+def test_every_kind_of_import_is_seen(statement, dotted):
+    assert imported(statement, ["ppvae", "nn", "pose"]) == {dotted}
+    assert imported(f"if TYPE_CHECKING:\n    {statement.splitlines()[-1].strip()}", ["ppvae", "nn", "pose"]) == set()
 
 
 def test_all_arrows_point_down():
@@ -92,15 +133,27 @@ def test_each_part_imports_only_what_lies_below_it(path):
     if here in ON_TOP:
         return
     assert here in BELOW, f"{name(path)}: say in BELOW what the new part {here!r} may import"
-    parts = {dotted.split(".")[1] for dotted in imports(path) if dotted.startswith("ppvae.")}
-    assert parts - {here} <= BELOW[here], f"{name(path)} imports {sorted(parts - {here} - BELOW[here])}"
+    assert arrows(path) <= BELOW[here], f"{name(path)} imports {sorted(arrows(path) - BELOW[here])}"
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if LAZY in path.read_text(encoding="utf-8")], ids=name)
+def test_no_lazy_name_is_that_of_a_module(path):
+    """Importing the module would put it in the place of the name."""
+    names = {dotted.rpartition(".")[2] for dotted in imports(path)}
+    assert not names & {found.stem for found in path.parent.iterdir()}
+
+
+@pytest.mark.parametrize("here", BELOW)
+def test_every_arrow_is_drawn_by_some_file(here):
+    drawn = set().union(*(arrows(path) for path in SOURCES if part(path) == here))
+    assert BELOW[here] <= drawn, f"nothing in {here} imports {sorted(BELOW[here] - drawn)}: remove it from BELOW"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_models_are_imported_only_through_their_table_at_run_time(path):
     dotted = imports(path, at_module_level=True)
     reaches = [d for d in dotted if d == "ppvae.models" or d.startswith(("ppvae.models.", "models"))]
-    assert not reaches, f"{name(path)} imports {reaches} when it is imported"
+    assert not reaches or part(path) == "models", f"{name(path)} imports {reaches} when it is imported"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)

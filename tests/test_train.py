@@ -14,7 +14,7 @@ import ppvae
 from ppvae import train
 from ppvae.infer import ELBO, IWAE_ELBO, TensorELBO
 from ppvae.nn import NormalLikelihood
-from ppvae.transforms import DynamicBinarization, Scale, Threshold
+from ppvae.transforms import DynamicBinarization, Scale
 
 rng = np.random.default_rng(0)
 # Two kinds of image, with some noise: there is something to learn.
@@ -336,16 +336,6 @@ class TestTransforms:
         mean = DynamicBinarization()(x).mean(0)
         assert mean[0] == 0 and mean[3] == 1
         assert torch.allclose(mean, x[0], atol=5 * 0.5 / math.sqrt(100_000))
-
-    def test_threshold(self):
-        assert Threshold()(torch.tensor([0.0, 0.5, 0.51, 1.0])).tolist() == [0, 0, 1, 1]
-        assert Threshold(0.1)(torch.tensor([0.05, 0.2], dtype=torch.float64)).dtype == torch.float64
-        vae = make(Watching)
-        fit(vae, GREY[:80], epochs=1, batch_size=80, transform=Threshold())
-        assert torch.equal(
-            vae.seen[True][-1].sum((1, 2, 3)).sort().values,
-            torch.as_tensor(GREY[:80] > 0.5).float().sum((1, 2, 3)).sort().values,
-        )
 
     def test_bytes_stay_bytes_in_memory_and_are_scaled_in_each_step(self, monkeypatch):
         made = []

@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import ppvae
-from ppvae.cli.options import command_parser, fit_parser, known, model_name, parse
+from ppvae.cli.options import Parser, command_parser, known, listing, model_name, parse, parse_fit
+from ppvae.version import __version__
 
 __all__ = ["main"]
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not argv or argv[0] in ("-h", "--help"):
             print(_overview())
         elif argv[0] == "--version":
-            print(f"ppvae {ppvae.__version__}")
+            print(f"ppvae {__version__}")
         else:
             COMMANDS[known(argv[0], COMMANDS, "command")][0](argv[1:])
         sys.stdout.flush()
@@ -71,10 +71,9 @@ def fit(argv: Sequence[str]) -> None:
         raise ValueError(
             "fit: name a model first, e.g. ppvae fit gaussian-vae --data digits --out runs/a; see ppvae models"
         )
-    parser = fit_parser(name)
-    options = parse(parser, argv)
+    options = parse_fit(name, argv)
     for option, what in (("data", "a name of `ppvae data`, or a file"), ("out", "the folder to write")):
-        if options[option] is None:
+        if getattr(options, option) is None:
             raise ValueError(f"fit: --{option} is missing: {what}, e.g. ppvae fit {name} --data digits --out runs/a")
     from ppvae.cli import processes, runs
 
@@ -82,7 +81,7 @@ def fit(argv: Sequence[str]) -> None:
     options.checkpoint = options.checkpoint or str(out / "checkpoint.safetensors")
     if processes.launched():  # what is checked below was checked before
         with processes.joined(options):
-            runs.train(parser, options, out)
+            runs.train(options, out)
         return
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; name a folder")
@@ -94,28 +93,34 @@ def fit(argv: Sequence[str]) -> None:
         )
     if options.force and not options.resume:
         Path(options.checkpoint).unlink(missing_ok=True)
-    then = options.versions or {}
+    then = options.versions
     changed = [f"{p} {then[p]} then, {now} now" for p, now in runs.versions().items() if then.get(p, now) != now]
     if changed:
         print(f"ppvae: numbers may differ from those of {options.config[-1]}: {', '.join(changed)}", file=sys.stderr)
     if options.devices == 1:
-        runs.train(parser, options, out)
+        runs.train(options, out)
     else:
         processes.launch(options, ["fit", name, *argv])
-    print(f"Next: ppvae evaluate {out}; ppvae report {out}; ppvae generate {out} --png {out / 'samples.png'}")
+    own = runs.own_classes(runs.record(out / "run.yaml"))
+    more = f" --classes {','.join(own)}" if own else ""
+    print(
+        f"Next: ppvae evaluate {out}{more}; ppvae report {out}{more}; "
+        f"ppvae generate {out} --png {out / 'samples.png'}{more}"
+    )
 
 
 def evaluate(argv: Sequence[str]) -> None:
     """Estimate the log-likelihood of the test data, with its error."""
     parser = command_parser("evaluate", "RUN", evaluate)
-    parser.add_argument("run", type=str, help="folder of a run")
-    parser.add_argument("--num_samples", type=int, default=500, help="importance samples for each datum")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the importance samples")
+    parser.add_argument("run", help="folder of a run")
+    _own_classes(parser)
+    parser.option("num_samples", int, 500, "importance samples for each datum")
+    parser.option("seed", int, 0, "seed of the importance samples")
     options = parse(parser, argv)
     from ppvae.cli import runs
 
     run = Path(options.run)
-    measured = runs.measure(run, options.num_samples, options.seed)
+    measured = runs.measure(run, options.num_samples, options.seed, options.classes)
     print(runs.text_table({run.resolve().name: measured}))
     print(f"Measured on {measured.test_data}. Wrote {run / 'evaluation.json'}")
 
@@ -123,46 +128,48 @@ def evaluate(argv: Sequence[str]) -> None:
 def posterior(argv: Sequence[str]) -> None:
     """Sample p(z | x) of a few test data by Markov chains, and measure how far the guide is from it."""
     parser = command_parser("posterior", "RUN", posterior)
-    parser.add_argument("run", type=str, help="folder of a run")
-    parser.add_argument("-n", type=int, default=8, help="how many of the test data, from the first on")
-    parser.add_argument(
-        "--method",
-        type=Literal["batched-hmc", "nuts", "hmc"],
-        default="batched-hmc",
+    parser.add_argument("run", help="folder of a run")
+    _own_classes(parser)
+    parser.option("n", int, 8, "how many of the test data, from the first on")
+    parser.option(
+        "method",
+        Literal["batched-hmc", "nuts", "hmc"],
+        "batched-hmc",
+        "batched-hmc, all chains at once; or nuts, hmc, which are Pyro's, one chain after the other",
         metavar="NAME",
-        help="batched-hmc, all chains at once; or nuts, hmc, which are Pyro's, one chain after the other",
     )
-    parser.add_argument("--num_samples", type=int, default=500, help="draws of each chain")
-    parser.add_argument("--warmup", type=int, default=500, help="transitions before them")
-    parser.add_argument("--num_chains", type=int, default=4, help="chains of each datum")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.option("num_samples", int, 500, "draws of each chain")
+    parser.option("warmup", int, 500, "transitions before them")
+    parser.option("num_chains", int, 4, "chains of each datum")
+    parser.option("seed", int, 0, "seed of the draws")
     options = parse(parser, argv)
     from ppvae.cli import runs
 
     run = Path(options.run)
-    kept = {name: options[name] for name in ("method", "num_samples", "warmup", "num_chains", "seed")}
-    print(runs.sample_posterior(run, options.n, **kept))
+    kept = {name: getattr(options, name) for name in ("method", "num_samples", "warmup", "num_chains", "seed")}
+    print(runs.sample_posterior(run, options.n, options.classes, **kept))
     print(f"Wrote {run / 'posterior.npz'}; ppvae report {run} shows the chains")
 
 
 def generate(argv: Sequence[str]) -> None:
     """Generate data from a trained VAE, as a picture or an array."""
     parser = command_parser("generate", "RUN", generate)
-    parser.add_argument("run", type=str, help="folder of a run")
-    parser.add_argument("-n", type=int, default=64, help="how many")
-    parser.add_argument("--png", type=str | None, help="picture to write: a grid of images")
-    parser.add_argument("--npy", type=str | None, help="array to write, of shape (n, *shape)")
-    parser.add_argument("--sample", action="store_true", help="draw from p(x | z) instead of taking its mean")
-    parser.add_argument(
-        "--sampler",
-        type=Literal["prior", "aggregate-posterior", "mixture", "flow", "jitter"],
-        default="prior",
-        metavar="NAME",
-        help="where the latents come from: the prior; latents of training data (aggregate-posterior); a mixture of "
+    parser.add_argument("run", help="folder of a run")
+    _own_classes(parser)
+    parser.option("n", int, 64, "how many")
+    parser.option("png", (str, None), None, "picture to write: a grid of images", metavar="FILE")
+    parser.option("npy", (str, None), None, "array to write, of shape (n, *shape)", metavar="FILE")
+    parser.flag("sample", "draw from p(x | z) instead of taking its mean")
+    parser.option(
+        "sampler",
+        Literal["prior", "aggregate-posterior", "mixture", "flow", "jitter"],
+        "prior",
+        "where the latents come from: the prior; latents of training data (aggregate-posterior); a mixture of "
         "Gaussians or a flow, fitted to their embeddings; their embeddings with jitter",
+        metavar="NAME",
     )
-    parser.add_argument("--seed", type=int | None, help="seed of the draws; other draws at every call where not given")
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser.option("seed", (int, None), None, "seed of the draws; by default other draws at every call")
+    parser.flag("force", "replace files that exist")
     options = parse(parser, argv)
     files = [file for file in (options.npy, options.png) if file]
     if not files:
@@ -174,7 +181,7 @@ def generate(argv: Sequence[str]) -> None:
 
     from ppvae.cli import runs
 
-    x = runs.generate(Path(options.run), options.n, options.sampler, options.sample, options.seed)
+    x = runs.generate(Path(options.run), options.n, options.sampler, options.sample, options.seed, options.classes)
     if options.npy:
         buffer = io.BytesIO()
         np.save(buffer, x)
@@ -189,11 +196,12 @@ def generate(argv: Sequence[str]) -> None:
 def report(argv: Sequence[str]) -> None:
     """Write the HTML report of one run, or of several compared."""
     parser = command_parser("report", "RUN [RUN ...]", report)
-    parser.add_argument("runs", type=str, nargs="+", help="folders of runs")
-    parser.add_argument(
-        "--out", type=str | None, help="the file; report.html in the folder of the first run where not given"
+    parser.add_argument("runs", nargs="+", help="folders of runs")
+    _own_classes(parser)
+    parser.option(
+        "out", (str, None), None, "the file; by default report.html in the folder of the first run", metavar="FILE"
     )
-    parser.add_argument("--title", type=str, default="", help="heading; the names of the runs where not given")
+    parser.option("title", str, "", "heading; by default the names of the runs")
     options = parse(parser, argv)
     from ppvae import report as html
     from ppvae.cli import runs
@@ -201,13 +209,18 @@ def report(argv: Sequence[str]) -> None:
     folders = [Path(run) for run in options.runs]
     short = [folder.resolve().name for folder in folders]
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
-    shown = [runs.report_run(name, folder) for name, folder in zip(names, folders, strict=True)]
+    shown = [runs.report_run(name, folder, options.classes) for name, folder in zip(names, folders, strict=True)]
     command = "\n".join(f"ppvae fit --config {folder / 'run.yaml'} --out NEW-FOLDER" for folder in folders)
     file = html.write(options.out or folders[0] / "report.html", shown, options.title, command)
     for run, folder in zip(shown, folders, strict=True):
         if run.log_likelihood is None:
             print(f"{run.name} has no log-likelihood yet: ppvae evaluate {folder}, and then the report again")
     print(f"Wrote {file}")
+
+
+def _own_classes(parser: Parser) -> None:
+    text = "classes of your own that the model is built from, package.module:Class; nothing else is imported"
+    parser.option("classes", Sequence[str], (), text, metavar="CLASS,...")
 
 
 def models(argv: Sequence[str]) -> None:
@@ -221,8 +234,7 @@ def objectives(argv: Sequence[str]) -> None:
     parse(command_parser("objectives", "", objectives), argv)
     from ppvae.infer.objectives import OBJECTIVES
 
-    for name, (_, _, summary) in OBJECTIVES.items():
-        print(f"{name:24}{summary}")
+    print(listing(((name, summary) for name, (_, _, summary) in OBJECTIVES.items()), 24))
     print("\nThe options of one: ppvae fit MODEL --objective.help NAME")
 
 
@@ -248,13 +260,17 @@ def data(argv: Sequence[str]) -> None:
 def demo(argv: Sequence[str]) -> None:
     """Train two VAEs on handwritten digits, compare them and write a report."""
     parser = command_parser("demo", "", demo)
-    parser.add_argument("--out", type=str, default="runs/demo", help="folder to write; an older demo in it is replaced")
-    parser.add_argument(
-        "--data", type=str | None, help="mnist, digits or other images; mnist where it is installed, else digits"
+    parser.option("out", str, "runs/demo", "folder to write; an older demo in it is replaced", metavar="FOLDER")
+    parser.option(
+        "data",
+        (str, None),
+        None,
+        "mnist, digits or other images; by default mnist if it is installed, else digits",
+        metavar="NAME|FILE",
     )
-    parser.add_argument("--epochs", type=int | None, help="passes over the data; as suits the data where not given")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
-    parser.add_argument("--force", action="store_true", help="write to the folder even if it holds other things")
+    parser.option("epochs", (int, None), None, "passes over the data; by default as suits the data")
+    parser.option("seed", int, 0, "seed of everything random")
+    parser.flag("force", "write to the folder even if it holds other things")
     options = parse(parser, argv)
     out = Path(options.out)
     dims = {"gaussian-vae": ("GaussianVAE, R²", 2), "spherical-vae": ("SphericalVAE, S²", 3)}
@@ -278,8 +294,7 @@ def demo(argv: Sequence[str]) -> None:
         words += f"--warmup {epochs // 5} --batch-size {batch_size} --seed {options.seed}"
         command = f"ppvae fit {words} --out {out / model}"
         print(f"\n{title}\n$ {command}")
-        parser = fit_parser(model)
-        runs.train(parser, parse(parser, model_name(words.split())[1]), out / model)
+        runs.train(parse_fit(model, words.split()[1:]), out / model)
         print("Measuring the log-likelihood of the test digits, by 500 importance samples each ...", flush=True)
         measured[title] = runs.measure(out / model, 500, options.seed)
         shown.append(runs.report_run(title, out / model))
@@ -311,10 +326,10 @@ def _digits() -> str:
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "demo": (demo, ""),
-    "fit": (fit, "MODEL --data NAME|FILE --out FOLDER"),
+    "fit": (fit, "MODEL"),
     "evaluate": (evaluate, "RUN"),
     "posterior": (posterior, "RUN"),
-    "generate": (generate, "RUN --png FILE"),
+    "generate": (generate, "RUN"),
     "report": (report, "RUN [RUN ...]"),
     "models": (models, ""),
     "objectives": (objectives, ""),
@@ -324,17 +339,18 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
 
 def _overview() -> str:
     lines = [
-        f"ppvae {ppvae.__version__}: variational autoencoders with latents on manifolds",
+        f"ppvae {__version__}: variational autoencoders with latents on manifolds",
         "",
         "usage: ppvae COMMAND",
         "",
     ]
-    for name, (function, words) in COMMANDS.items():
-        lines += [f"  {name + ' ' + words:42}{function.__doc__}"]
+    rows = ((f"  {name} {words}", function.__doc__ or "") for name, (function, words) in COMMANDS.items())
     lines += [
+        listing(rows, 26),
         "",
-        "ppvae COMMAND --help tells the options of a command, ppvae fit MODEL --help those of a model.",
-        "PPVAE_DEBUG=1 in the environment shows where an error comes from.",
+        "For example: ppvae fit spherical-vae --data digits --out runs/a",
+        "Options: ppvae COMMAND --help, and of a model ppvae fit MODEL --help",
+        "With PPVAE_DEBUG=1 in the environment an error shows where it comes from.",
     ]
     return "\n".join(lines)
 
@@ -342,5 +358,5 @@ def _overview() -> str:
 def _models() -> str:
     from ppvae import models
 
-    lines = [f"{name:24}{models.summary(name)}" for name in models.names()]
-    return "\n".join([*lines, "", "The options of a model: ppvae fit MODEL --help"])
+    rows = ((name, models.summary(name)) for name in models.names())
+    return listing(rows, 24) + "\n\nThe options of a model: ppvae fit MODEL --help"

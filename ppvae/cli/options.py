@@ -1,304 +1,449 @@
 """The options of each command, read from the signatures and docstrings of models and of :func:`ppvae.fit`.
 
-This file is imported for every command, ``--help`` among them, so that what needs torch is imported within functions.
+An option such as ``--likelihood`` names a class of a table, and the options of that class follow a dot:
+``--likelihood Normal --likelihood.scale 0.15``. In a YAML file the same is
+
+    likelihood: {class_path: Normal, init_args: {scale: 0.15}}
+
+This file is imported for every command, ``--help`` among them, so what needs torch is imported within functions.
 """
 
 import argparse
 import difflib
-import inspect
 import itertools
-import re
 import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import getdoc
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, get_loader
+from ppvae.cli.signatures import REQUIRED, Option, Signature, kind_words, load, signature, value
+from ppvae.latents.words import KINDS
+from ppvae.nn.registry import HEADS, TABLES, fitting
+
+#: Options of :func:`ppvae.fit` that this file words itself.
+TOLD = ("objective", "device", "checkpoint", "resume")
+#: Options of ``ppvae fit`` that are no part of what was run.
+FLEETING = ("config", "out", "force", "progress", "checkpoint", "resume", "versions", "print_config")
 
 
-class Parser(ArgumentParser):
-    """A parser that knows which of its options name a class, and by which names.
+@dataclass(frozen=True)
+class Chosen:
+    """A class that an option names, with its own options.
 
-    ``classes`` maps such an option to its names and their classes.
+    :param name: its name on the command line.
+    :param place: ``package.module:Class``.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.classes: dict[str, dict[str, type]] = {}
+    name: str
+    place: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Any:
+        """An instance."""
+        return load(self.place)(**{name: built(option) for name, option in self.options.items()})
+
+
+def built(option: Any) -> Any:
+    """The value of an option as Python takes it."""
+    return option.build() if isinstance(option, Chosen) else option
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are ValueErrors, and which takes ``--batch_size`` for ``--batch-size``.
+
+    :param command: what errors begin with, e.g. ``fit gaussian-vae``.
+    :param words: what stands behind ``ppvae`` in the usage.
+    :param description: the first lines of the help.
+    """
+
+    def __init__(self, command: str, words: str, description: str):
+        super().__init__(
+            prog=f"ppvae {command}",
+            usage=f"ppvae {words}".rstrip() + " [options]",
+            description=description.replace("%", "%%"),
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=_columns()),
+            allow_abbrev=False,
+        )
+        self.command = command
+        self.options: dict[str, Option] = {}
+        self.chosen: dict[str, Chosen] = {}  #: option that names a class -> the class, where one is named
+
+    def error(self, message: str) -> Any:
+        raise ValueError(f"{self.command}: {message}")
+
+    def flag(self, name: str, text: str, group: Any = None) -> None:
+        """Add an option without a value."""
+        self.options[name] = Option(name, (bool,), False, text)
+        add = (group or self).add_argument
+        add(_dashed(name), dest=name, action="store_true", default=argparse.SUPPRESS, help=text)
+
+    def option(self, name: str, kinds: Any, default: Any, text: str, group: Any = None, metavar: str = "") -> None:
+        """Add an option with a value. Its line of help ends in its type and its default."""
+        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+        self.options[name] = Option(name, kinds, default, text)
+        kind = next(kind for kind in kinds if kind is not None)
+        if get_origin(kind) is Literal:
+            shown = f"{{{','.join(map(str, get_args(kind)))}}}"
+        else:
+            shown = "{true,false}" if kind is bool else "N,N,..." if get_origin(kind) is Sequence else ""
+        notes = [] if metavar or get_origin(kind) is Literal else [kind_words(kinds)]
+        notes += ["must be given"] if default is REQUIRED else []
+        notes += [f"default {default}"] if default not in (None, REQUIRED, "", ()) else []
+        (group or self).add_argument(
+            _dashed(name),
+            dest=name,
+            default=argparse.SUPPRESS,
+            metavar=metavar or shown or name.upper().rpartition(".")[2].strip("_"),
+            help=(text + (f" ({', '.join(notes)})" if notes else "")).replace("%", "%%"),
+        )
+
+    def several(self, name: str, text: str, group: Any) -> None:
+        """Add an option that may be given several times; its value is a list of words."""
+        self.options[name] = Option(name, (Sequence[str], None), None, text)
+        group.add_argument(
+            _dashed(name), dest=name, action="append", default=argparse.SUPPRESS, metavar="LATENT", help=text
+        )
+
+    def read(self, words: Sequence[str], file: Mapping[str, Any] | None = None) -> argparse.Namespace:
+        """The values of all options: those that are given in words, then those of a file, then the defaults."""
+        found, unknown = self.parse_known_args(list(words))
+        if unknown:
+            word = unknown[0].partition("=")[0]
+            if not word.startswith("-"):
+                self.error(f"unexpected {word!r}; see {self.prog} --help")
+            owner = word.rpartition(".")[0]
+            if owner in map(_dashed, self.options) and owner not in map(_dashed, self.chosen):
+                self.error(f"no option {word} before {owner} NAME says which it is an option of")
+            self.error(f"no option {word}{_near(word, map(_dashed, self.options))}")
+        for name in file or {}:
+            if name not in self.options:
+                self.error(f"--config: no option {name!r}{_near(name, self.options)}")
+        given = {**(file or {}), **vars(found)}
+        for name, option in self.options.items():
+            if name in self.chosen:
+                continue
+            if name in given:
+                try:
+                    given[name] = value(option.kinds, given[name])
+                except ValueError as error:
+                    self.error(f"{_dashed(name)}: {error}")
+            elif option.default is REQUIRED:
+                self.error(f"{_dashed(name)} is missing: {option.help}")
+            else:
+                given[name] = option.default
+        for name, chosen in reversed(self.chosen.items()):  # a class after those that its own options name
+            own = [option for option in self.options if option.rpartition(".")[0] == name]
+            given[name] = Chosen(chosen.name, chosen.place, {o.rpartition(".")[2]: given.pop(o) for o in own})
+        return argparse.Namespace(**{name: given[name] for name in self.options if name in given} | given)
+
+
+def _columns() -> int:
+    return min(110, shutil.get_terminal_size().columns - 2)
+
+
+def listing(rows: Iterable[tuple[str, str]], width: int) -> str:
+    """Names in a column of some width, and beside each its text, wrapped to the terminal."""
+    lines = []
+    for name, text in rows:
+        first, *rest = textwrap.wrap(text, max(30, _columns() - width)) or [""]
+        lines += [f"{name:{width - 1}} {first}", *(" " * width + line for line in rest)]
+    return "\n".join(lines)
 
 
 def command_parser(command: str, words: str, function: Callable) -> Parser:
-    """A parser without options for a command, described by the first paragraphs of a docstring."""
-    return Parser(
-        prog=f"ppvae {command}",
-        usage=" ".join(["ppvae", command, *words.split(), "[options]"]),
-        description=(inspect.getdoc(function) or "").partition("\n:param")[0].strip(),
-        formatter_class=_Help,
-        exit_on_error=False,
-        allow_abbrev=False,
-        print_config="--print-config",
+    """A parser without options for a command, described by a docstring."""
+    return Parser(command, f"{command} {words}", (getdoc(function) or "").partition("\n:param")[0].strip())
+
+
+def _dashed(name: str) -> str:
+    return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-').rstrip('-')}"
+
+
+def spelled(argv: Iterable[str]) -> list[str]:
+    """Words with the names of options as the parsers have them: ``--batch_size`` becomes ``--batch-size``."""
+    words = []
+    for word in argv:
+        key, sign, given = word.partition("=")
+        words.append(_dashed(key[2:]) + sign + given if word.startswith("--") and len(key) > 2 else word)
+    return words
+
+
+def _last(words: Sequence[str], option: str) -> str | None:
+    """The last value that words give an option."""
+    found = None
+    for word, following in itertools.pairwise([*words, ""]):
+        key, sign, given = word.partition("=")
+        if key == option:
+            found = given if sign else following
+    return found
+
+
+def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """The options of a command."""
+    return parser.read(spelled(argv))
+
+
+def parse_fit(name: str, argv: Sequence[str]) -> argparse.Namespace:
+    """The options of ``ppvae fit`` for one model: its own, those of :func:`ppvae.fit`, and those of the data.
+
+    ``argv`` says which options there are: those of a likelihood depend on which likelihood it is.
+    """
+    words = spelled(argv)
+    files = [word for before, word in itertools.pairwise(["", *words]) if before == "--config"]
+    files += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    file: dict[str, Any] = {}
+    for path in files:
+        file |= _flat(record(Path(path)))
+    versions = file.pop("versions", None) or {}
+    if not isinstance(versions, dict):
+        raise ValueError(f"{files[-1]}: versions: expected lines `package: version`, got {versions}")
+    parser, _ = fit_parser(name, words, file)
+    options = parser.read(words, file)
+    options.config, options.versions = files, versions
+    if options.print_config:
+        print(dump(options, keep=("progress",)), end="")
+        sys.exit(0)
+    return options
+
+
+def fit_parser(name: str, words: Sequence[str], file: dict[str, Any]) -> tuple[Parser, list[str]]:
+    """The parser of ``ppvae fit`` for one model, and which options are the model's own."""
+    model, training = signature(model_place(name)), signature("ppvae.train:fit").options
+    parser = Parser(f"fit {name}", f"fit {name} --data NAME|FILE --out FOLDER", model.summary)
+    parser.option(
+        "config", str, None, "YAML file of options, e.g. the run.yaml of a run; words win over it", metavar="FILE"
     )
-
-
-class _Help(DefaultHelpFormatter):
-    """One short line for each option: what it is, its type, its default if it has one."""
-
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=30, width=min(110, shutil.get_terminal_size().columns - 2))
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        kind = getattr(action, "_typehint", None)
-        words = []
-        if isinstance(kind, type) or get_origin(kind) is not None:
-            simple = str(self._get_type_str(action)).replace(" | null", "").replace("typing.", "")
-            words += [simple] if re.fullmatch(r"(int|float|str|bool|Sequence\[int\])", simple) else []
-        if action.option_strings and not any(action.default is x for x in (None, False, argparse.SUPPRESS, "")):
-            words += ["default %(default)s"]
-        text = (action.help or "").replace("here None", "here not given")
-        text = re.sub(r":\w+:`[~.\w]*?(\w+)`", r"\1", text).replace("``", "").rstrip(".")
-        return text + (f" ({', '.join(words)})" if words else "")
-
-
-def fit_parser(name: str) -> Parser:
-    """The options of ``ppvae fit`` for one model: its own, those of :func:`ppvae.fit`, and those of the data."""
-    from ppvae.models import find
-
-    cls = find(name)
-    parser = command_parser("fit", name, cls)
-    parser.usage = f"ppvae fit {name} --data NAME|FILE --out FOLDER [options]"
-    parser.add_argument(
-        "--config", action="config", help="YAML file of options, e.g. the run.yaml of a run; the words behind it win"
-    )
-    parser.add_argument("--out", type=str | None, help="folder to write the run to")
-    parser.add_argument("--force", action="store_true", help="replace the run in the folder")
-    parser.add_argument("--model", type=str, default=name, help="the model, where the first word does not name it")
-    parser.add_argument("--versions", type=dict | None, help=argparse.SUPPRESS)
+    parser.flag("print_config", "print the options as such a file, and exit")
+    parser.option("out", (str, None), None, "folder to write the run to", metavar="FOLDER")
+    parser.flag("force", "replace the run in the folder")
+    parser.option("model", str, name, "the model, if the first word does not name it")
     group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data", type=str | None, help="a name of `ppvae data`, or FILE.npy, or FILE.npz with the key x"
+    parser.option(
+        "data", (str, None), None, "a name of `ppvae data`, or FILE.npy, or FILE.npz with the key x", group, "NAME|FILE"
     )
-    group.add_argument(
-        "--test",
-        type=int | None,
-        help="how many data to hold out for the test: the first of the set's test part; where this is smaller, or the "
-        "data are a file, the last of all data, after a tenth as many for validation",
+    parser.option(
+        "test",
+        (int, None),
+        None,
+        "how many data to hold out for the test: the first of the set's test part. If that is smaller, or the data are "
+        "a file, it is the last of all data, and validation takes a tenth as many before them",
+        group,
     )
-    group.add_argument(
-        "--maximum",
-        type=float | None,
-        help="greatest value a pixel can have, by which data are divided; known for named images, and not used where "
-        "the likelihood is of counts",
+    parser.option(
+        "maximum",
+        (float, None),
+        None,
+        "greatest value a pixel can have, by which data are divided; known for named images, and not used if the "
+        "likelihood is of counts",
+        group,
     )
-    group.add_argument(
-        "--binarize",
-        type=Literal["none", "threshold", "dynamic"] | None,
-        metavar="{none,threshold,dynamic}",
-        help="from intensities in [0, 1] to 0 and 1: at 1/2 (threshold), or at random, anew at each step (dynamic). "
-        "Where not given: dynamic for named images with a Bernoulli likelihood, else none",
+    parser.option(
+        "binarize",
+        (Literal["none", "threshold", "dynamic"], None),
+        None,
+        "from intensities in [0, 1] to 0 and 1: at 1/2 (threshold), or at random, anew at each step (dynamic). By "
+        "default dynamic for named images with a Bernoulli likelihood, else none",
+        group,
     )
-    own, described = model_options(cls), _described(cls)
-    taken = sorted(set(own) & ({action.dest for action in parser._actions} | {*fit_options(), *TOLD}))
+    own = model_options(model)
+    taken = sorted({*own} & {*parser.options, *fit_options(), *TOLD, "devices"})
     if taken:
         raise ValueError(
             f"{name}: its options {', '.join(taken)} are also options of training or data; train it from Python"
         )
-    group = parser.add_argument_group(f"model: {name}")
-    group.add_class_arguments(
-        cls, as_group=False, skip={*inspect.signature(cls).parameters} - {*_plain(cls)} | {"shape"}
-    )
-    for option in own:
-        if classes := _classes(option):
-            _add_classes(parser, group, option, classes, described.get(option, ""))
+    group = parser.add_argument_group(f"model {name}")
+    if "latents" in model.options:
+        kinds = ", ".join(":".join([kind, *map(str.upper, numbers)]) for kind, (_, numbers) in KINDS.items())
+        text = f"[SITE=]KIND, for a product of several once for each; KIND is one of {kinds}"
+        parser.several("latent", text, group)
+    _add(parser, group, model, own, "", words, file)
     group = parser.add_argument_group("training")
-    from ppvae import train
-    from ppvae.infer import objectives
-
-    everything: set[str | int] = {*inspect.signature(train.fit).parameters}
-    group.add_function_arguments(train.fit, as_group=False, skip={*everything} - {*fit_options()})
-    group.add_argument(
-        "--devices",
-        type=int,
-        default=1,
-        help="how many processes train together, each on its share of every batch; with --device cuda one GPU for each",
+    for option in fit_options():
+        default = 0 if option == "seed" else training[option].default
+        parser.option(option, training[option].kinds, default, training[option].help, group)
+    parser.option(
+        "devices",
+        int,
+        1,
+        "how many processes train together, each on its share of every batch; with --device cuda one GPU for each",
+        group,
     )
-    bounds = {objective: objectives.find(objective) for objective in objectives.names()}
-    _add_classes(parser, group, "objective", bounds, "what is optimised, see ppvae objectives; elbo where not given.")
-    group.add_argument("--device", type=str | None, help="where to train, e.g. cuda; the CPU where not given")
-    group.add_argument(
-        "--checkpoint",
-        type=str | None,
-        help="file for the state of training after each epoch; checkpoint.safetensors in the folder where not given",
+    what = "what is optimised, see ppvae objectives; elbo by default."
+    _add_class(parser, group, "objective", what, _objectives(), None, words, file)
+    parser.option("device", (str, None), None, "where to train, e.g. cuda; on the CPU by default", group)
+    parser.option(
+        "checkpoint",
+        (str, None),
+        None,
+        "file for the state of training after each epoch; by default checkpoint.safetensors in the folder",
+        group,
+        "FILE",
     )
-    group.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue the run in the folder from its checkpoint, with the same options, or with more --epochs",
-    )
-    for action in parser._actions:
-        if action.option_strings[0].endswith(".help"):  # named in the line of its option
-            action.help = argparse.SUPPRESS
-    parser.set_defaults(seed=0)
-    return parser
+    text = "continue the run in the folder from its checkpoint, with the same options or more --epochs"
+    parser.flag("resume", text, group)
+    return parser, own
 
 
-#: Options of :func:`ppvae.fit` that :func:`fit_parser` words itself.
-TOLD = ("objective", "device", "checkpoint", "resume")
+def model_place(name: str) -> str:
+    """Where the class of a model is, ``package.module:Class``: of a name of the tables, or of a class of one's own."""
+    from ppvae import models
+
+    return name if ":" in name else models.place(name)
 
 
-def _add_classes(parser: Parser, group: Any, option: str, classes: dict[str, type], described: str) -> None:
-    parser.classes[option] = classes
-    group.add_argument(
-        f"--{option}",
-        type=Union[*classes.values(), None],
-        metavar="NAME",
-        help=f"{described} NAME is one of {', '.join(classes)}; for its options see --{option}.help NAME",
-    )
+def model_options(model: Signature) -> list[str]:
+    """The parameters of a model that a word can say: not the shape, which the data have, nor your own networks."""
+    return [name for name in _sayable(model) if name != "shape"]
 
 
-def _plain(function: Callable) -> list[str]:
-    """The parameters that are numbers, words or sequences of them."""
-
-    def plain(kind: Any) -> bool:
-        parts = [part for part in get_args(kind) if part is not type(None)]
-        if get_origin(kind) in (Union, UnionType, Sequence, tuple, list):
-            return all(part is Ellipsis or plain(part) for part in parts)
-        return kind in (int, float, str, bool) or get_origin(kind) is Literal
-
-    hints = get_type_hints(inspect.getattr_static(function, "__init__") if isinstance(function, type) else function)
-    return [name for name in inspect.signature(function).parameters if plain(hints.get(name))]
+def _sayable(of: Signature) -> list[str]:
+    return [name for name, option in of.options.items() if option.plain or name in TABLES]
 
 
 def fit_options() -> list[str]:
-    """The parameters of :func:`ppvae.fit` that are told as they are."""
-    from ppvae import train
-
-    return [name for name in _plain(train.fit) if name not in TOLD]
+    """The parameters of :func:`ppvae.fit` that become options as they are."""
+    return [name for name, option in signature("ppvae.train:fit").options.items() if option.plain and name not in TOLD]
 
 
-def model_options(cls: type) -> list[str]:
-    """The parameters of a model that a word can tell: not the shape, which the data have, nor the user's networks."""
-    names = [name for name in inspect.signature(cls).parameters if name not in ("shape", "encoder", "decoder")]
-    return [name for name in names if name in _plain(cls) or _classes(name)]
+def _objectives() -> dict[str, tuple[str, str]]:
+    from ppvae.infer.objectives import OBJECTIVES
+
+    return {name: (f"ppvae.infer.{file}:{cls}", summary) for name, (file, cls, summary) in OBJECTIVES.items()}
 
 
-def _classes(option: str) -> dict[str, type]:
-    """The classes of :mod:`ppvae.nn` that an option can be, by name: a likelihood Normal is a ``NormalLikelihood``."""
-    from torch.nn import Module
+def _add(
+    parser: Parser,
+    group: Any,
+    of: Signature,
+    names: Iterable[str],
+    path: str,
+    words: Sequence[str],
+    file: dict[str, Any],
+) -> None:
+    """Add options of a class: plain ones, and those that name a class of a table."""
+    for name in names:
+        option = of.options[name]
+        if option.plain:
+            parser.option(path + name, option.kinds, option.default, option.help, group)
+            continue
+        parts = TABLES[name].items()
+        table = {key: (f"ppvae.{part.module}:{part.cls}", f"{part.space}: {part.reads}") for key, part in parts}
+        space = of.space if TABLES[name] is HEADS else None
+        _add_class(parser, group, path + name, option.help + ".", table, space or None, words, file)
 
-    import ppvae.nn
 
-    found = {name: getattr(ppvae.nn, name) for name in ppvae.nn.__all__ if name.endswith(option.title())}
-    modules = {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, Module)}
-    return {name.removesuffix(option.title()) or name: cls for name, cls in modules.items()}
+def _add_class(
+    parser: Parser,
+    group: Any,
+    name: str,
+    text: str,
+    table: Mapping[str, tuple[str, str]],
+    space: tuple[str, ...] | None,
+    words: Sequence[str],
+    file: dict[str, Any],
+) -> None:
+    """Add an option that names a class of a table, and if one is named the options of that class.
+
+    :param table: name -> its place, and what it is.
+    :param space: of the posterior heads of a table only those that live there are offered.
+    """
+    offered = [key for key in table if space is None or key in fitting(space)]
+    flag = _dashed(name)
+    parser.option(
+        name, (str, None), None, f"{text} NAME is one of {', '.join(offered)}; for more see {flag}.help", group, "NAME"
+    )
+    choose = _Choice(parser.command, flag, table, offered, space or ())
+    asked = _last(words, f"{flag}.help")
+    if asked is not None:
+        _print_help(parser, name, choose(asked) if asked and not asked.startswith("-") else None, table, offered)
+    said, filed = _last(words, flag), file.get(name)
+    chosen = choose(said) if said is not None else None
+    if filed is not None:
+        before = choose(filed, trusted=filed == said)
+        chosen = chosen or before
+        if chosen.place != before.place:  # the options in the file are those of another class
+            for key in [key for key in file if key.startswith(f"{name}.")]:
+                del file[key]
+    if chosen is not None:
+        parser.chosen[name] = chosen
+        of = signature(chosen.place)
+        _add(parser, parser.add_argument_group(f"{flag} {chosen.name}"), of, _sayable(of), f"{name}.", words, file)
 
 
-def _described(cls: type) -> dict[str, str]:
-    """Parameter -> its line in the docstring of the class."""
-    lines = re.findall(r":param (\w+): (.*?)(?=\n:|\Z)", inspect.getdoc(cls) or "", re.DOTALL)
-    return {name: " ".join(text.split()) for name, text in lines}
+@dataclass(frozen=True)
+class _Choice:
+    """Which class of a table a word means; or, if it is ``package.module:Class``, a class of the user's own."""
 
+    command: str
+    flag: str
+    table: Mapping[str, tuple[str, str]]
+    offered: Sequence[str]
+    space: tuple[str, ...]
 
-def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
-    """Parse; accept and show ``--batch-size`` for ``batch_size``; say what is wrong in one line."""
-    options = {string: action for action in parser._actions for string in action.option_strings}
-    for action in parser._actions:
-        dashed = [re.sub("(?<=[a-z])_", "-", string) for string in action.option_strings if not string.endswith("+")]
-        parser._option_string_actions.update(dict.fromkeys(dashed, action))
-        action.option_strings = dashed
-    words, previous = [], ""
-    for word in argv:
-        if word.startswith("--"):
-            key, sign, value = word.partition("=")
-            head, dot, rest = key.partition(".")
-            if dot:  # --likelihood.some-option
-                key = head + dot + rest.replace("-", "_")
-            word = (
-                key + sign + (_spelled(parser, options.get("--" + key[2:].replace("-", "_")), value) if sign else value)
-            )
-            previous = "" if sign else key
+    def __call__(self, word: Any, trusted: bool = True) -> Chosen:
+        word = str(word)
+        of_class = {place.partition(":")[2]: name for name, (place, _) in self.table.items()}
+        name = word if word in self.table else of_class.get(word.rpartition(".")[2])
+        if name is None and ":" in word:
+            if not trusted:
+                raise ValueError(
+                    f"{self.command} --config: {word} is a class of your own, which no file may import; to import it, "
+                    f"add {self.flag} {word}"
+                )
+            if not isinstance(load(word), type):
+                raise ValueError(f"{self.command} {self.flag}: {word} is not a class")
+            space, place, name = signature(word).space, word, word
         else:
-            word, previous = _spelled(parser, options.get("--" + previous[2:].replace("-", "_")), word), ""
-        words.append(word)
-    try:
-        return parser.parse_args(words)
-    except argparse.ArgumentError as error:
-        raise ValueError(_explained(error, parser, options)) from error
+            name = name or known(word, self.table, self.flag.strip("-"), show=self.offered)
+            place = self.table[name][0]
+            space = (HEADS[name].space,) if self.space else ()
+        if self.space and space and not {*space} & {*self.space}:
+            raise ValueError(
+                f"{self.command} {self.flag} {name}: the space of its law is {' or '.join(space)}, and that of the "
+                f"latent is {self.space[0]}; heads that fit are {', '.join(self.offered)}"
+            )
+        return Chosen(name, place)
 
 
-def _spelled(parser: Parser, action: Any, value: str) -> str:
-    """A value as the parser wants it: 64,32 for a list, Normal for ppvae.nn.NormalLikelihood."""
-    if action is None:
-        return value
-    if isinstance(action.default, (tuple, list)) and value[:1] not in ("[", "("):
-        return f"[{value}]"
-    if classes := parser.classes.get(action.dest.removesuffix(".help")):
-        long = {f"{cls.__module__}.{cls.__name__}": cls for cls in classes.values()}
-        long |= {cls.__name__: cls for cls in classes.values()}
-        long |= {f"ppvae.nn.{cls.__name__}": cls for cls in classes.values()}
-        cls = (long | classes)[known(value, [*classes, *long], action.dest, show=classes)]
-        return f"{cls.__module__}.{cls.__name__}"
-    return value
-
-
-def _explained(error: argparse.ArgumentError, parser: Parser, options: Mapping[str, Any]) -> str:
-    """The message of jsonargparse in one line, with the nearest option where one is misspelt."""
-    message, where = str(error).strip(), parser.prog.removeprefix("ppvae ")
-    shown = {
-        o
-        for string in options
-        for o in [string.replace("_", "-")]
-        if string.startswith("--") and not string.endswith("+")
-    }
-    if match := re.match(r"unrecognized arguments: (.*)", message, re.IGNORECASE):
-        word = match[1].split()[0]
-        if not word.startswith("-"):
-            return f"{where}: unexpected {word!r}; see {parser.prog} --help"
-        return f"{where}: no option {word.partition('=')[0]}{_near(word.partition('=')[0], sorted(shown))}"
-    if match := re.search(r"Parser key \"(\S+?)\":\s*(.*)", message, re.DOTALL):
-        key, rest = match[1], match[2]
-        problem = re.search(r"Problem with given class_path '(\S+)':\s*(.*?)(?=\n\s*- |\Z)", rest, re.DOTALL)
-        if problem:
-            unknown = re.sub(r"Option '(\S+)' is not accepted", rf"no option --{key}.\1", " ".join(problem[2].split()))
-            return f"{where} --{key} {problem[1].rpartition('.')[2]}: {unknown}"
-        kind = getattr(options.get(f"--{key.replace('_', '-')}", options.get(f"--{key}")), "_typehint", None)
-        if get_origin(kind) is Literal and (given := re.search(r"Got value: (.*)", rest)):
-            words = ", ".join(map(str, get_args(kind)))
-            return f"{where} --{key.replace('_', '-')}: expected one of {words}, got {given[1]}"
-        rest = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(rest.split()))
-        rest = re.sub(r"Expected an? (.*?)\. Got value: ", r"expected \1, got ", rest)
-        if "Subtypes:" in rest:
-            kinds = re.search(r"Subtypes: [\[(](.*?)[\])] Errors", rest)
-            given = re.search(r"Given value: (.*)", rest)
-            if kinds and given:
-                rest = f"expected {kinds[1].replace(', NoneType', '').replace('typing.', '')}, got {given[1]}"
-        rest = re.sub(r"Literal\[(.*?)\]", lambda match: "one of " + match[1].replace("'", ""), rest)
-        return f"{where} --{key.replace('_', '-')}: {rest}"
-    if match := re.search(r"Option '(\S+)' is not accepted", message):
-        return f"{where} --config: no option {match[1]!r}{_near(match[1], [o[2:].replace('-', '_') for o in shown])}"
-    return f"{where}: {' '.join(message.split())}"
+def _print_help(
+    parser: Parser, name: str, chosen: Chosen | None, table: Mapping[str, tuple[str, str]], offered: Sequence[str]
+) -> None:
+    """Print the options of a class, or what there is to choose from, and exit."""
+    command = f"{parser.command} {_dashed(name)}"
+    if chosen is None:
+        print(f"usage: ppvae {command} NAME, where NAME is one of\n")
+        print(listing(((f"  {key}", table[key][1]) for key in offered), 24))
+        print(f"\nThe options of one: ppvae {command}.help NAME")
+    else:
+        of = signature(chosen.place)
+        about = Parser(f"{command} {chosen.name}", f"{command} {chosen.name}", of.summary)
+        _add(about, None, of, _sayable(of), f"{name}.", (), {})
+        about.print_help()
+    sys.exit(0)
 
 
 def model_name(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     """The model, which is the first word or stands in the YAML file, and all words with it as an option."""
-    argv = list(argv)
+    argv = spelled(argv)
     if argv and not argv[0].startswith("-"):
-        about = any(word.endswith(".help") for word in argv)  # which takes all words behind it
-        return argv[0], argv[1:] + ([] if about else ["--model", argv[0]])
-    pairs = list(itertools.pairwise([*argv, ""]))
-    for word, value in pairs:
-        if word == "--model" or word.startswith("--model="):
-            return word.partition("=")[2] or value, argv
-    for word, value in pairs:
-        if word == "--config" or word.startswith("--config="):
-            file = Path(word.partition("=")[2] or value)
-            name = record(file).get("model")
-            if name is None:
-                raise ValueError(
-                    f"{file}: expected a line `model: NAME`; or name the model: ppvae fit MODEL --config {file}"
-                )
-            return str(name), argv
-    return None, argv
+        return argv[0], [*argv[1:], "--model", argv[0]]
+    name, file = _last(argv, "--model"), _last(argv, "--config")
+    if name is None and file is not None:
+        name = record(Path(file)).get("model")
+        if name is None:
+            raise ValueError(
+                f"{file}: expected a line `model: NAME`; or name the model: ppvae fit MODEL --config {file}"
+            )
+        if ":" in str(name):
+            raise ValueError(
+                f"{file}: {name} is a class of your own, which no file may import; name it: ppvae fit {name} "
+                f"--config {file}"
+            )
+    return None if name is None else str(name), argv
 
 
 def known(name: str, names: Iterable[str], kind: str, show: Iterable[str] = ()) -> str:
@@ -315,19 +460,59 @@ def known(name: str, names: Iterable[str], kind: str, show: Iterable[str] = ()) 
     )
 
 
-def _near(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
+def _near(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def record(file: Path) -> dict[str, Any]:
     """A YAML file of options, such as the ``run.yaml`` of a run."""
+    import yaml
+
     if not file.is_file():
         raise FileNotFoundError(f"no file {file}")
     try:
-        options = get_loader("yaml")(file.read_text(encoding="utf-8"))
-    except Exception as error:  # whatever the YAML parser raises
+        options = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(options, dict):
         raise ValueError(f"{file}: expected lines `option: value`, got {type(options).__name__}")
     return options
+
+
+def own_classes(ran: Mapping[str, Any]) -> list[str]:
+    """The classes of one's own that the model of a run is built from, as ``package.module:Class``."""
+
+    def paths(given: Any) -> list[str]:
+        inner = given.values() if isinstance(given, dict) else ()
+        own = [str(given["class_path"])] if isinstance(given, dict) and "class_path" in given else []
+        return own + [path for value in inner for path in paths(value)]
+
+    every = [str(ran.get("model")), *paths({key: given for key, given in ran.items() if key != "objective"})]
+    return [place for place in every if ":" in place]
+
+
+def _flat(options: Mapping[Any, Any], path: str = "") -> dict[str, Any]:
+    """Options of a YAML file by their full names: ``likelihood`` and ``likelihood.scale``."""
+    flat: dict[str, Any] = {}
+    for key, given in options.items():
+        name = f"{path}{str(key).replace('-', '_')}"
+        if isinstance(given, dict) and "class_path" in given:
+            flat |= {name: given["class_path"], **_flat(given.get("init_args") or {}, f"{name}.")}
+        elif given is not None:
+            flat[name] = given
+    return flat
+
+
+def dump(options: argparse.Namespace, keep: Sequence[str] = (), **more: Any) -> str:
+    """Options as a YAML file that :func:`record` reads, without those that are no part of what was run."""
+    import yaml
+
+    def plain(option: Any) -> Any:
+        if isinstance(option, Chosen):
+            return {"class_path": option.name, "init_args": {k: plain(v) for k, v in option.options.items()}}
+        return list(option) if isinstance(option, tuple) else option
+
+    left = {*FLEETING} - {*keep}
+    ran = {name: plain(option) for name, option in vars(options).items() if option is not None and name not in left}
+    return yaml.safe_dump(ran | more, sort_keys=False)

@@ -1,11 +1,11 @@
 """From ``--data``, ``--test``, ``--maximum`` and ``--binarize`` to the arrays that a likelihood reads."""
 
+import argparse
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse import Namespace
 from numpy.typing import NDArray
 
 from ppvae import data
@@ -89,7 +89,7 @@ def _read(path: Path) -> tuple[NDArray, NDArray | None]:
     return x, labels
 
 
-def settle(source: DataSet, vae: Any, options: Namespace) -> tuple[float | None, str]:
+def settle(source: DataSet, vae: Any, options: argparse.Namespace) -> tuple[float | None, str]:
     """``--maximum`` and ``--binarize`` as they were asked for, else what suits a Bernoulli likelihood."""
     likelihood = getattr(vae, "likelihood", None)
     bernoulli, counts = isinstance(likelihood, BernoulliLikelihood), isinstance(likelihood, COUNTS)

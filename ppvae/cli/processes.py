@@ -3,14 +3,13 @@
 See :mod:`ppvae.parallel` for what each does.
 """
 
+import argparse
 import gc
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
-
-from jsonargparse import Namespace
 
 
 def launched() -> bool:
@@ -23,7 +22,7 @@ def first() -> bool:
     return not launched() or os.environ["RANK"] == "0"
 
 
-def launch(options: Namespace, words: Sequence[str]) -> None:
+def launch(options: argparse.Namespace, words: Sequence[str]) -> None:
     """Run the command in several processes, and wait for them.
 
     :raises ValueError: for fewer processes than one, or more than there are GPUs to train on.
@@ -46,7 +45,7 @@ def launch(options: Namespace, words: Sequence[str]) -> None:
 
 
 @contextmanager
-def joined(options: Namespace) -> Iterator[None]:
+def joined(options: argparse.Namespace) -> Iterator[None]:
     """Be one of the processes: on a GPU of its own with ``--device cuda``, silent but for the first."""
     import torch
     import torch.distributed as dist

@@ -1,5 +1,6 @@
 """A run: the folder that holds a trained model, its history, what was run, and its evaluation."""
 
+import argparse
 import csv
 import importlib.metadata
 import inspect
@@ -8,28 +9,30 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from numpy.typing import NDArray
 
 import ppvae
 from ppvae.cli import processes
-from ppvae.cli.options import TOLD, fit_options, model_options, record
+from ppvae.cli.options import TOLD, built, dump, fit_options, model_options, model_place, own_classes, record
 from ppvae.cli.preparation import Prepared, open_data, prepare, settle
+from ppvae.cli.signatures import load as load_class
+from ppvae.cli.signatures import signature
 from ppvae.infer import ELBO
 from ppvae.infer.elbo import kl_terms
 from ppvae.infer.sites import latents
 from ppvae.inputs import to_tensors
-from ppvae.io import write
+from ppvae.io import describe, write
+from ppvae.latents.words import from_words
 from ppvae.random import seeded
 from ppvae.vae import first_traces, quiet
+from ppvae.version import __version__
 
 #: Files whose presence makes a folder a run.
 FILES = ("run.yaml", "model.safetensors", "history.csv", "evaluation.json", "posterior.npz", "checkpoint.safetensors")
@@ -38,18 +41,20 @@ SHOWN = {"elbo": "ELBO", "valid_elbo": "validation ELBO", "reconstruction": "rec
 WHY = {"epochs": "", "patience": ", stopped as the validation loss fell no more"}
 
 
-def train(parser: ArgumentParser, options: Namespace, out: Path) -> None:
+def train(options: argparse.Namespace, out: Path) -> None:
     """Build the model, train it and write the run to ``out``."""
-    from ppvae.models import find
-
     _refuse_device(options.device)
     source = open_data(options.data, options.test)
-    cls = find(options.model)
+    place = model_place(options.model)
+    cls = load_class(place)
     with seeded(options.seed):  # heads have weights too
-        told = {name: _built(options[name]) for name in model_options(cls)}
+        told = {name: built(getattr(options, name)) for name in model_options(signature(place))}
         if "shape" in inspect.signature(cls).parameters:
             told["shape"] = source.shape
+        if getattr(options, "latent", None):
+            told["latents"] = from_words(options.latent)
         vae = cls(**told)
+    _refuse_unrecorded(vae)
     if tuple(vae.shape) != source.shape:
         raise ValueError(
             f"{options.model} is for data of shape {tuple(vae.shape)}; those of {options.data} are {source.shape}"
@@ -65,7 +70,7 @@ def train(parser: ArgumentParser, options: Namespace, out: Path) -> None:
         if prepared.validation is None
         else (prepared.validation, *given(vae, prepared, "validation", options.model)),
         transform=prepared.transform,
-        **{name: _built(options[name]) for name in (*fit_options(), *TOLD)},
+        **{name: built(getattr(options, name)) for name in (*fit_options(), *TOLD)},
     )
     if result.best_epoch is None:
         raise KeyboardInterrupt  # before the end of the first epoch: there is nothing to keep
@@ -80,11 +85,7 @@ def train(parser: ArgumentParser, options: Namespace, out: Path) -> None:
     rows.writerow(result.history)
     rows.writerows(zip(*result.history.values(), strict=True))
     write_file(out / "history.csv", table.getvalue())
-    ran = options.clone()
-    for name in ("config", "out", "force", "progress", "checkpoint", "resume", "versions"):
-        ran.pop(name, None)
-    lines = "".join(f"  {name}: {json.dumps(version)}\n" for name, version in versions().items())
-    write_file(out / "run.yaml", f"{parser.dump(ran, skip_validation=True)}versions:\n{lines}")
+    write_file(out / "run.yaml", dump(options, versions=versions()))
     best = ", ".join(f"{title} {result.best[key]:.2f}" for key, title in SHOWN.items() if key in result.best)
     print(
         f"{cls.__name__}: {len(result.history['epoch'])} epochs in {result.seconds:.0f} s"
@@ -116,9 +117,9 @@ class Measured:
         return mean_and_error(self.values)[1]
 
 
-def measure(run: Path, num_samples: int, seed: int) -> Measured:
+def measure(run: Path, num_samples: int, seed: int, classes: Sequence[str] = ()) -> Measured:
     """Evaluate the run in the folder ``run`` on its test data, and write ``evaluation.json`` there."""
-    vae, ran = load(run)
+    vae, ran = load(run, classes)
     prepared = _data_of(ran)
     x = prepared.test
     if len(x) < 2:
@@ -147,9 +148,9 @@ def measure(run: Path, num_samples: int, seed: int) -> Measured:
     return measured
 
 
-def sample_posterior(run: Path, n: int, **options: Any) -> str:
+def sample_posterior(run: Path, n: int, classes: Sequence[str] = (), **options: Any) -> str:
     """p(z | x) of the first n test data of the run, written to ``posterior.npz`` there; what it says, as a table."""
-    vae, ran = load(run)
+    vae, ran = load(run, classes)
     prepared = _data_of(ran)
     x, y = prepared.test, given(vae, prepared, "test", ran["model"])
     if not 1 <= n <= len(x):
@@ -188,9 +189,9 @@ def _sampled(file: Path) -> "ppvae.samplers.Posterior | None":
         return Posterior(draws, stats, ll, str(arrays["method"]))
 
 
-def generate(run: Path, n: int, sampler: str, sample: bool, seed: int | None) -> NDArray:
+def generate(run: Path, n: int, sampler: str, sample: bool, seed: int | None, classes: Sequence[str] = ()) -> NDArray:
     """Data from the model of the run, of latents that the sampler finds by its training data."""
-    vae, ran = load(run)
+    vae, ran = load(run, classes)
     conditional = bool(getattr(vae, "given", ()))
     prepared = _data_of(ran) if conditional or sampler != "prior" else None
     asked = (_each(given(vae, prepared, "train", ran["model"])[0], n),) if prepared and conditional else ()
@@ -239,11 +240,11 @@ def _kl(vae: Any, data: tuple[NDArray, ...], seed: int, batch_size: int = 4096) 
     return torch.cat(parts).double().cpu().numpy()
 
 
-def report_run(name: str, run: Path) -> "ppvae.report.Run":
+def report_run(name: str, run: Path, classes: Sequence[str] = ()) -> "ppvae.report.Run":
     """All that the report shows of a run."""
     from ppvae.report import Run
 
-    vae, ran = load(run)
+    vae, ran = load(run, classes)
     prepared = _data_of(ran)
     x = prepared.test[:2000]
     y = tuple(array[:2000] for array in given(vae, prepared, "test", ran["model"]))
@@ -285,14 +286,24 @@ def _measured(file: Path) -> Measured | None:
     return Measured(**values | arrays)
 
 
-def load(run: Path) -> tuple[Any, dict[str, Any]]:
-    """The model of a run, and its record."""
+def load(run: Path, classes: Sequence[str] = ()) -> tuple[Any, dict[str, Any]]:
+    """The model of a run, and its record.
+
+    :param classes: classes of the user's own that the model may be built from, as ``package.module:Class``.
+    """
     file = run / "model.safetensors"
     if not file.is_file():
         raise FileNotFoundError(
             f"{run} is no run, as it has no model.safetensors; ppvae fit MODEL --out {run} makes one"
         )
-    return ppvae.load(file), record(run / "run.yaml")
+    ran = record(run / "run.yaml")
+    missing = sorted({*own_classes(ran)} - {*classes})
+    if missing:
+        raise ValueError(
+            f"{run} was built from {', '.join(missing)}, of your own, which nothing imports unasked: to import it, add "
+            f"--classes {','.join(missing)}"
+        )
+    return ppvae.load(file, classes=[load_class(place) for place in classes]), ran
 
 
 def _data_of(ran: Mapping[str, Any]) -> Prepared:
@@ -300,13 +311,23 @@ def _data_of(ran: Mapping[str, Any]) -> Prepared:
     return prepare(open_data(ran["data"], ran.get("test")), ran.get("maximum"), ran["binarize"], ran["data"])
 
 
-def _built(value: Any) -> Any:
-    """An option as Python takes it: the object that a class and its options describe, a tuple for a list."""
-    if isinstance(value, Namespace):
-        module, _, name = value.class_path.rpartition(".")
-        options = {key: _built(option) for key, option in vars(value.get("init_args", Namespace())).items()}
-        return getattr(import_module(module), name)(**options)
-    return tuple(value) if isinstance(value, list) else value
+def _refuse_unrecorded(vae: Any) -> None:
+    """Refuse, before the training, a class of the user's own that could not be read from a file after it."""
+
+    def unrecorded(option: Any) -> list[str]:
+        if isinstance(option, list):
+            return [name for item in option for name in unrecorded(item)]
+        if not isinstance(option, dict):
+            return []
+        own = [option["network"]] if "network" in option and "class" not in option else []
+        return own + [name for item in option.get("options", {}).values() for name in unrecorded(item)]
+
+    names = [type(vae).__name__] if not hasattr(vae, "options") else unrecorded([*describe(vae)["options"].values()])
+    if names:
+        raise ValueError(
+            f"{', '.join(names)}: its options are not recorded, without which a saved model cannot be read again: "
+            "decorate its __init__ with ppvae.nn.records_options"
+        )
 
 
 def _refuse_device(device: str | None) -> None:
@@ -324,7 +345,7 @@ def mean_and_error(values: NDArray) -> tuple[float, float]:
 def versions() -> dict[str, str]:
     """What numbers depend on besides the options."""
     packages = {name: importlib.metadata.version(name) for name in ("torch", "pyro-ppl", "numpy")}
-    return {"ppvae": ppvae.__version__, "python": platform.python_version(), **packages}
+    return {"ppvae": __version__, "python": platform.python_version(), **packages}
 
 
 def write_file(path: str | os.PathLike[str], content: str | bytes) -> None:

@@ -9,12 +9,9 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-import torch
-from scipy.spatial.transform import Rotation
 
 from ppvae.data.dataset import DataSet, parts
 from ppvae.data.files import locate, package_folders
-from ppvae.data.render import Solid, render, solid
 
 MESHES = ("cow", "bunny10k_textured", "airplane")
 
@@ -44,6 +41,11 @@ def load(
     :param seed: of the rotations.
     """
     (file,) = find(path, mesh)
+    import torch  # here, so that listing the data sets needs none of these
+    from scipy.spatial.transform import Rotation
+
+    from ppvae.data.render import Solid, render, solid
+
     shape = solid(file)
     # A Gaussian quaternion has a uniform direction and makes a uniform rotation.
     rotations = Rotation.from_quat(np.random.default_rng(seed).standard_normal((n, 4))).as_matrix()

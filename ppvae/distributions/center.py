@@ -25,8 +25,9 @@ def center(law: Distribution) -> Tensor:
         mean = law.mean
     except NotImplementedError:
         raise ValueError(
-            f"{type(law).__name__}: it has no mean, and no centre is registered for it; say which point stands for it by "
-            f"ppvae.distributions.center.register({type(law).__name__})(lambda law: ...), or ask for draws with sample=True"
+            f"{type(law).__name__}: it has no mean, and no centre is registered for it; say which point stands for it "
+            f"by ppvae.distributions.center.register({type(law).__name__})(lambda law: ...), or ask for draws with "
+            "sample=True"
         ) from None
     if law.support is not None and not law.support.check(mean).all():
         raise ValueError(

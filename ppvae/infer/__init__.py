@@ -1,10 +1,11 @@
 """Objectives, effect handlers and MCMC kernels: they see traces and know no VAE.
 
-Every name below is imported on first use, so the table of objectives can be read without torch.
+Every name is imported on first use, so the table of objectives can be read without torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ppvae.lazy import attach
 
 if TYPE_CHECKING:
     from ppvae.infer.batched_hmc import BatchedHMC, BatchedMCMC
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from ppvae.infer.rae import CodeNorm, DecoderGradient
     from ppvae.infer.regularized import Regularized
     from ppvae.infer.total_correlation import TotalCorrelation_ELBO
+else:
+    __getattr__, __dir__ = attach(__name__)
 
 __all__ = [
     "CIWAE_ELBO",
@@ -66,41 +69,3 @@ __all__ = [
     "mmd",
     "sliced_wasserstein",
 ]
-
-_FILES = {
-    "batched_hmc": ("BatchedHMC", "BatchedMCMC"),
-    "beta": ("Beta_ELBO", "Capacity_ELBO", "FreeBits_ELBO"),
-    "divergences": (
-        "InverseMultiquadric",
-        "Laplace",
-        "SquaredExponential",
-        "energy_distance",
-        "mmd",
-        "sliced_wasserstein",
-    ),
-    "dreg": ("DReG_ELBO",),
-    "elbo": ("ELBO", "TensorELBO"),
-    "enumerated": ("EnumeratedELBO",),
-    "equivariance": ("Continuity", "Equivariance"),
-    "handlers": ("CenterMessenger", "PriorMessenger"),
-    "independence": ("Cycle", "IndependenceMetropolis"),
-    "info_vae": ("InfoVAE_ELBO",),
-    "invariance": ("Invariance",),
-    "iwae": ("IWAE_ELBO",),
-    "labels": ("LabelTerm",),
-    "miwae": ("CIWAE_ELBO", "MIWAE_ELBO", "PIWAE_ELBO"),
-    "rae": ("CodeNorm", "DecoderGradient"),
-    "regularized": ("Regularized",),
-    "total_correlation": ("TotalCorrelation_ELBO",),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for file, members in _FILES.items():
-        if name in members:
-            return getattr(import_module(f"ppvae.infer.{file}"), name)
-    raise AttributeError(f"module 'ppvae.infer' has no attribute {name!r}", name=name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

@@ -62,6 +62,8 @@ class Clusters(nn.Module):
     :raises ValueError: if the head is one of another dimension.
     """
 
+    space = ("R^d", "points of R^d")
+
     given: tuple[constraints.Constraint, ...] = ()
 
     @records_options

@@ -61,6 +61,8 @@ class Pose(nn.Module):
     (1, 1), the scales in units of the prior's; and, for more than one direction, the logits of m.
     """
 
+    space = ("sphere", "points of the sphere")
+
     @records_options
     def __init__(
         self,

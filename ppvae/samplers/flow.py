@@ -5,8 +5,8 @@ r"""A masked autoregressive flow [1] fitted to the embeddings by maximum likelih
     f(y)_i = y_i \, \sigma_i(f(y)_{<i}) + \mu_i(f(y)_{<i}),
 
 where m and :math:`L L^\top` are mean and covariance of the embeddings, so that the networks work on numbers of order
-one, and :math:`\pi` are permutations. A density takes one pass of the networks, a draw takes d. On a line f is a spline.
-The transforms are Pyro's own.
+one, and :math:`\pi` are permutations. A density takes one pass of the networks, a draw takes d. On a line f is a
+spline. The transforms are Pyro's own.
 
 On a curved space the flow lives in the tangent space at the Fréchet mean m of the embeddings, and exp_m carries its
 draws to the space. It is fitted to :math:`\log_m z_i`: where exp_m is many to one, as on a sphere, that is the density

@@ -7,8 +7,8 @@ r"""A mixture of normal laws with full covariances, fitted to the embeddings by 
     C_k = \frac{\sum_i r_{ik} \, c_{ik} c_{ik}^\top}{n w_k} + \varepsilon I
 
 with :math:`c_{ik}` the coordinates of :math:`\log_{m_k} z_i` in a frame at :math:`m_k`: on R^d :math:`z_i - m_k`. On a
-curved space N is the law of exp at :math:`m_k` of a normal vector (:class:`ppvae.distributions.TangentNormal`); the step
-for :math:`m_k, C_k` is then exact for concentrated components, and the fit ends when the likelihood gains no more.
+curved space N is the law of exp at :math:`m_k` of a normal vector (:class:`ppvae.distributions.TangentNormal`); the
+step for :math:`m_k, C_k` is then exact for concentrated components, and the fit ends when the likelihood gains no more.
 
 References:
     [1] Maximum Likelihood from Incomplete Data via the EM Algorithm (Dempster, Laird and Rubin, 1977)
@@ -24,7 +24,6 @@ import torch
 from pyro.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 from torch import Tensor
 
-from ppvae.distributions import TangentNormal
 from ppvae.inputs import integer
 from ppvae.manifolds import Euclidean, Manifold, Product
 from ppvae.random import seeded
@@ -130,7 +129,11 @@ def _cholesky(M: Manifold, mean: Tensor, z: Tensor, weight: Tensor, floor: Tenso
 
 
 def _normal(M: Manifold, means: Tensor, tril: Tensor) -> Any:
-    return MultivariateNormal(means, scale_tril=tril) if isinstance(M, Euclidean) else TangentNormal(M, means, tril)
+    if isinstance(M, Euclidean):
+        return MultivariateNormal(means, scale_tril=tril)
+    from ppvae.distributions import TangentNormal
+
+    return TangentNormal(M, means, tril)
 
 
 def far_apart(z: Tensor, k: int, manifold: Manifold | None = None) -> Tensor:
