@@ -299,7 +299,8 @@ def fit_options() -> list[str]:
 def _objectives() -> dict[str, tuple[str, str]]:
     from ppvae.infer.objectives import OBJECTIVES
 
-    return {name: (f"ppvae.infer.{file}:{cls}", summary) for name, (file, cls, summary) in OBJECTIVES.items()}
+    place = "ppvae.infer.objectives"
+    return {name: (f"{place}.{file}:{cls}", summary) for name, (file, cls, summary) in OBJECTIVES.items()}
 
 
 def _add(
