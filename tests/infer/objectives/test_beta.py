@@ -148,7 +148,7 @@ def test_an_unknown_objective_has_a_near_name():
 
 
 def rotations():
-    """A pair whose KL is estimated by draws: E KL is some hundredths of a nat, with a spread that makes means of 8 negative at times."""
+    """A pair whose KL, some hundredths of a nat, is estimated by draws: means over 8 data are negative at times."""
     scale = torch.full((8, 3), 1.6)
 
     def model(x):
