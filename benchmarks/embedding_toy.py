@@ -37,8 +37,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, IterableDataset
 
 import ppvae
-from ppvae.infer.divergences import InverseMultiquadric, mmd
-from ppvae.infer.info_vae import InfoVAE_ELBO
+from ppvae.infer.objectives.divergences import InverseMultiquadric, mmd
+from ppvae.infer.objectives.info_vae import InfoVAE_ELBO
 from ppvae.manifolds import Circle
 from ppvae.metrics import winding_number
 from ppvae.nn import CircleEmbedding, NormalLikelihood, RotatePlanes, UnrolledCircleHead, invariance

@@ -5,9 +5,12 @@
     from ppvae.models import SphericalVAE
     ppvae.models.find("spherical-vae")
 
-``TABLE`` is the whole list. Another package adds its own through the entry-point group ``ppvae.models``, for
-example in its ``pyproject.toml``: ``[project.entry-points."ppvae.models"]``, ``my-vae =
-"my_package.vae:MyVAE"``. Nothing here imports torch until a class is asked for.
+``TABLE`` is the whole list. Another package adds its own through the entry-point group ``ppvae.models``, for example in
+its ``pyproject.toml``: ``[project.entry-points."ppvae.models"]``, ``my-vae = "my_package.vae:MyVAE"``. A class, and
+torch with it, is imported on first use.
+
+A VAE that takes a posterior head says in its attribute ``space`` on which spaces the head's law may live, in the words
+of :data:`ppvae.nn.registry.HEADS`.
 """
 
 import ast
@@ -40,14 +43,21 @@ TABLE: dict[str, tuple[str, str]] = {
 
 
 def names() -> list[str]:
-    """The names of all VAEs: those of ``TABLE`` in its order, then those of other packages."""
+    """The names of all VAEs: those of ``TABLE`` in its order, then those of other packages.
+
+    >>> names()[:2]
+    ['vae', 'gaussian-vae']
+    """
     return list(dict.fromkeys([*TABLE, *sorted(point.name for point in entry_points(group="ppvae.models"))]))
 
 
 def find(name: str) -> type:
     """The class of the VAE ``name``.
 
-    :param name: a name of :func:`names`, e.g. ``"spherical-vae"``.
+    >>> find("spherical-vae").__name__
+    'SphericalVAE'
+
+    :param name: a name of :func:`names`.
     :raises ValueError: if no VAE has this name, or if several packages claim it.
     """
     module, _, cls = place(name).partition(":")
@@ -71,6 +81,9 @@ def place(name: str) -> str:
 
 def summary(name: str) -> str:
     """The first line of the file of the VAE ``name``, read without running the file.
+
+    >>> summary("spherical-vae")
+    'Hyperspherical variational auto-encoder (S-VAE).'
 
     :param name: a name of :func:`names`.
     :raises ValueError: if no VAE has this name, or if several packages claim it.

@@ -1,11 +1,11 @@
-r"""Conditional VAE: what x is like beyond what is known of it [1, 2].
+r"""Conditional VAE: the law of x given a label or covariates y, with a latent for what y leaves open [1, 2].
 
     p(z)        = N(0, I)                        on R^dim
-    p(x | z, y) = likelihood(f(z, y))            Bernoulli on logits where nothing else is asked for
+    p(x | z, y) = likelihood(f(z, y))            Bernoulli on logits by default
     q(z | x, y) = N(mu(x, y), diag sigma(x, y)^2)
 
-y is a label or a vector of numbers, given to model and guide; z is left with what y does not say, such as the style of
-a digit. For labels of which only some are known see ``GaussianMixtureVAE``.
+Model and guide take y, a label or a vector of numbers. z holds what y does not say, such as the style of a digit. If
+only some labels are known see ``GaussianMixtureVAE``.
 
     vae = ConditionalVAE(shape, condition=OneHotCondition(10))
     fit(vae, (x, y))
@@ -45,20 +45,25 @@ from ppvae.nn import (
 
 
 class ConditionalVAE(nn.Module):
-    """VAE with z in R^dim, prior N(0, I), its encoder and decoder given y too.
+    """VAE with z in R^dim and prior N(0, I), whose encoder and decoder read y too.
 
     :param shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(d,)``.
     :param dim: dimension of the latent z.
-    :param condition: what y is: ``OneHotCondition(num_classes)`` or ``CovariatesCondition(dim)``; ten classes where
-        None.
+    :param condition: what y is: ``OneHotCondition(num_classes)`` or ``CovariatesCondition(dim)``; by default ten
+        classes.
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
     :param encoder: network of two arguments, data (batch, *shape) and features of y (batch, ``condition.features``), to
-        ``head.features`` features; a perceptron where None.
+        ``head.features`` features; by default a perceptron.
     :param decoder: network from z and features of y in one vector of ``dim + condition.features`` to the features of
-        the likelihood; a perceptron where None.
-    :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
-        factors of counts, is given to model and guide after y: ``fit(vae, (x, y, size))``.
-    :param head: posterior head q(z | features) with values in R^dim; diagonal Gaussian where None.
+        the likelihood; by default a perceptron.
+    :param likelihood: likelihood head p(x | features), by default Bernoulli. What it needs beside z, e.g. the size
+        factors of counts, model and guide take after y: ``fit(vae, (x, y, size))``.
+    :param head: posterior head q(z | features) with values in R^dim, by default diagonal Gaussian.
+
+    >>> vae = ConditionalVAE((1, 8, 8), dim=2, condition=OneHotCondition(3))
+    >>> x, y = torch.zeros(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1])
+    >>> vae.decode(vae.guide(x, y), y).log_prob(x).shape
+    torch.Size([5])
     """
 
     space = ("R^d", "points of R^d")
@@ -112,7 +117,7 @@ class ConditionalVAE(nn.Module):
 
 
 class _Apart(nn.Module):
-    """A network of data and features that takes both in one vector."""
+    """A network of data and features, as one of both in one vector."""
 
     def __init__(self, network: nn.Module, shape: Sequence[int]):
         super().__init__()

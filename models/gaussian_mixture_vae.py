@@ -1,12 +1,12 @@
 r"""Gaussian mixture VAE [1, 2]: a latent with clusters.
 
     p(z_c)     = sum_k w_k N(m_k, diag s_k^2)    the clusters, learned
-    p(x | z_c) = likelihood(f(z_c))              Bernoulli on logits where nothing else is asked for
+    p(x | z_c) = likelihood(f(z_c))              Bernoulli on logits by default
     q(z_c | x) = sum_k w_k(x) N(m_k(x), diag s_k(x)^2)
 
-Here the cluster c is summed out of model and guide. With ``clusters=EnumeratedClusters(dim, K)`` it is a site, c ~
-Categorical and z_c | c ~ Normal in both, and the objective sums over it exactly; with ``LabelledClusters`` some of its
-values are known [3]:
+By default the cluster c is summed out of model and guide. With ``clusters=EnumeratedClusters(dim, K)`` it is a site,
+c ~ Categorical and z_c | c ~ Normal in both, and the objective sums over it exactly. With ``LabelledClusters`` some of
+its values are known [3]:
 
     fit(GaussianMixtureVAE(shape), x)
     fit(GaussianMixtureVAE(shape, EnumeratedClusters(10, 10)), x, objective=EnumeratedELBO())
@@ -16,9 +16,9 @@ values are known [3]:
         objective=Regularized(EnumeratedELBO(), label=LabelTerm(weight=10 * len(x) / known.sum())),
     )
 
-For an array x ``vae.clusters.law.cluster_probs(torch.tensor(ppvae.encode(vae, x)))`` is p(c | z_c) at the centre of
-the guide, which says the cluster where the guide is one Gaussian; the mean of a mixture can lie in none of its
-clusters. Where c is a site, ``ppvae.encode(vae, x)["c"]`` is the most probable one.
+``vae.clusters.law.cluster_probs(torch.tensor(ppvae.encode(vae, x)))`` is p(c | z_c) at the centre of the guide. It
+tells the cluster of x if the guide is one Gaussian; the mean of a mixture can lie in none of its clusters. If c is a
+site, ``ppvae.encode(vae, x)["c"]`` is the most probable cluster.
 
 References:
     [1] Variational Deep Embedding (Jiang et al., 2017)
@@ -48,15 +48,21 @@ from ppvae.nn import (
 
 
 class GaussianMixtureVAE(nn.Module):
-    """VAE with z_c in R^dim and a learned mixture of Gaussians for a prior.
+    """VAE with z_c in R^dim and a learned mixture of Gaussians as prior.
 
     :param shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(d,)``.
-    :param clusters: the latent z_c with its laws; ``Clusters(dim=10, clusters=10)`` where None. What it is given
-        beside x, the labels, is given to model and guide.
+    :param clusters: the latent z_c with its laws, by default ``Clusters(dim=10, clusters=10)``. If it reads labels,
+        model and guide take them.
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-    :param encoder: network from data of shape ``shape`` to ``clusters.features`` features; a perceptron where None.
-    :param decoder: network from z_c to the features of the likelihood; a perceptron where None.
-    :param likelihood: likelihood head p(x | features); Bernoulli where None.
+    :param encoder: network from data of shape ``shape`` to ``clusters.features`` features; by default a perceptron.
+    :param decoder: network from z_c to the features of the likelihood; by default a perceptron.
+    :param likelihood: likelihood head p(x | features), by default Bernoulli.
+
+    >>> import torch
+    >>> vae = GaussianMixtureVAE((1, 8, 8), Clusters(2, clusters=3))
+    >>> z_c = vae.guide(torch.zeros(5, 1, 8, 8))
+    >>> vae.clusters.law.cluster_probs(z_c).shape
+    torch.Size([5, 3])
     """
 
     @records_options

@@ -1,11 +1,11 @@
 r"""Variational auto-encoder with a Gaussian latent [1, 2].
 
     p(z)     = N(0, I)                           on R^dim
-    p(x | z) = likelihood(f(z))                  Bernoulli on logits where nothing else is asked for
+    p(x | z) = likelihood(f(z))                  Bernoulli on logits by default
     q(z | x) = N(mu(x), diag sigma(x)^2)
 
-With ``head=InverseAutoregressiveHead(dim)`` the posterior is an inverse autoregressive flow [3], no product over the
-coordinates of z.
+With ``head=InverseAutoregressiveHead(dim)`` the posterior is an inverse autoregressive flow [3], which need not be a
+product over the coordinates of z.
 
 References:
     [1] Auto-Encoding Variational Bayes (Kingma and Welling, 2014)
@@ -42,11 +42,18 @@ class GaussianVAE(nn.Module):
     :param shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(d,)``.
     :param dim: dimension of the latent z.
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-    :param encoder: network from data of shape ``shape`` to ``head.features`` features; a perceptron where None.
-    :param decoder: network from z to the features of the likelihood; a perceptron where None.
-    :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
-        factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
-    :param head: posterior head q(z | features) with values in R^dim; diagonal Gaussian where None.
+    :param encoder: network from data of shape ``shape`` to ``head.features`` features; by default a perceptron.
+    :param decoder: network from z to the features of the likelihood; by default a perceptron.
+    :param likelihood: likelihood head p(x | features), by default Bernoulli. What it needs beside z, e.g. the size
+        factors of counts, model and guide take: ``fit(vae, (x, size))``.
+    :param head: posterior head q(z | features) with values in R^dim, by default diagonal Gaussian.
+
+    >>> import torch
+    >>> vae = GaussianVAE((1, 8, 8), dim=2)
+    >>> x = torch.zeros(5, 1, 8, 8)
+    >>> z = vae.guide(x)
+    >>> vae.decode(z).log_prob(x).shape
+    torch.Size([5])
     """
 
     space = ("R^d", "points of R^d")

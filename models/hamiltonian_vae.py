@@ -1,17 +1,17 @@
 r"""Hamiltonian VAE: a posterior that a few steps of Hamiltonian dynamics bring nearer to the true one [1].
 
     p(z)     = N(0, I)                           on R^dim
-    p(x | z) = likelihood(f(z))                  Bernoulli on logits where nothing else is asked for
+    p(x | z) = likelihood(f(z))                  Bernoulli on logits by default
     q(z | x) : z_0 ~ N(mu(x), diag sigma(x)^2), momentum rho_0 ~ N(0, I / beta_0),
                K leapfrog steps of the energy -log p(x, z) + |rho|^2 / 2, the momentum cooled to 1 on the way
 
     ELBO     = E [log p(x, z_K) + log N(rho_K; 0, I) - log N(z_0; mu, sigma^2) - log N(sqrt(beta_0) rho_0; 0, I)]
 
-The decoder's gradient moves the draws, so a guide that is too coarse is mended by the model itself, at K + 1 more runs
-of the decoder. Exact dynamics without cooling would leave the bound as it is, since they leave the target as it is.
-What raises it are finite steps and cooling, so step sizes and beta_0 are learned with the rest. Both take energy: of
-Gaussian targets they help a start that is too wide, and not one that is too narrow. What the guide gives in place of a
-density is the weight above: it holds for its draws, and objectives that ask for the density elsewhere refuse it.
+The decoder's gradient moves the draws, so the model itself corrects a coarse guide, at K + 1 more runs of the decoder.
+Exact dynamics without cooling would leave the target, and so the bound, as it is. Finite steps and cooling raise the
+bound, so step sizes and beta_0 are learned with the rest. Both take energy away: for Gaussian targets they help a start
+that is too wide, and not one that is too narrow. In place of a density the guide gives the weight above, which holds
+for its own draws alone; objectives that need the density elsewhere refuse it.
 
 References:
     [1] Hamiltonian Variational Auto-Encoder (Caterini, Doucet and Sejdinovic, 2018)
@@ -47,13 +47,17 @@ class HamiltonianVAE(nn.Module):
     :param dim: dimension of the latent z.
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
     :param steps: number K of leapfrog steps.
-    :param max_step_size: what each coordinate's step size stays below, in units of z; they start at a fifth of it.
-    :param encoder: network from data of shape ``shape`` to ``2 * dim`` features; a perceptron where None.
-    :param decoder: network from z to the features of the likelihood, differentiable twice; where None a perceptron of
+    :param max_step_size: bound on the step size of each coordinate, in units of z; step sizes start at a fifth of it.
+    :param encoder: network from data of shape ``shape`` to ``2 * dim`` features; by default a perceptron.
+    :param decoder: network from z to the features of the likelihood, differentiable twice; by default a perceptron of
         smooth units.
-    :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
-        factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
+    :param likelihood: likelihood head p(x | features), by default Bernoulli. What it needs beside z, e.g. the size
+        factors of counts, model and guide take: ``fit(vae, (x, size))``.
     :raises ValueError: if ``steps`` is below 1 or ``max_step_size`` is not positive.
+
+    >>> vae = HamiltonianVAE((1, 8, 8), dim=2, steps=2)
+    >>> vae.guide(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 2])
     """
 
     @records_options
@@ -70,7 +74,7 @@ class HamiltonianVAE(nn.Module):
     ):
         super().__init__()
         if steps < 1:
-            raise ValueError(f"steps: expected at least 1, got {steps}; without any it is GaussianVAE")
+            raise ValueError(f"steps: expected at least 1, got {steps}; for none take GaussianVAE")
         if not max_step_size > 0:
             raise ValueError(f"max_step_size: expected a positive number, got {max_step_size}")
         self.shape, self.dim, self.steps, self.max_step_size = Size(shape), dim, steps, max_step_size

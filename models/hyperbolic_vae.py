@@ -1,12 +1,12 @@
 r"""Hyperbolic variational auto-encoder: a latent in which volume grows as that of a tree [1, 2].
 
     p(z)     = WrappedNormal(o, s I)             on hyperbolic space H^{dim-1}, curvature -1
-    p(x | z) = likelihood(f(z))                  Bernoulli on logits where nothing else is asked for
+    p(x | z) = likelihood(f(z))                  Bernoulli on logits by default
     q(z | x) = WrappedNormal(mu(x), sigma(x))    exp at mu(x) of a normal law in the tangent space
 
-The first layer of f is signed distances to hyperplanes, which are to hyperbolic space what affine functions are to the
-plane [2]. KL(q || p) has no closed form and is estimated from the sample. The curvature is the scale s: a prior of
-scale 1 in curvature -c, as [2] has it, is one of scale s = sqrt(c) here, and for s near 0 the latent is flat.
+The first layer of f takes signed distances to hyperplanes, the counterpart of affine functions on the plane [2].
+KL(q || p) has no closed form and is estimated from the sample. The scale s stands for the curvature: a prior of scale 1
+in curvature -c, as in [2], is one of scale s = sqrt(c) here, and for s near 0 the latent space is nearly flat.
 
 References:
     [1] A Wrapped Normal Distribution on Hyperbolic Space for Gradient-Based Learning (Nagano et al., 2019)
@@ -44,12 +44,17 @@ class HyperbolicVAE(nn.Module):
     :param dim: ambient dimension of the latent z: 3 is the hyperbolic plane.
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
     :param prior_scale: s, in units of the radius of curvature. The posterior's scale is s times exp of a feature.
-    :param encoder: network from data of shape ``shape`` to ``2 * (dim - 1)`` features; a perceptron where None.
-    :param decoder: network from points z, (..., dim), to the features of the likelihood; where None a perceptron
+    :param encoder: network from data of shape ``shape`` to ``2 * (dim - 1)`` features; by default a perceptron.
+    :param decoder: network from points z, (..., dim), to the features of the likelihood; by default a perceptron
         whose first layer is :class:`ppvae.nn.HyperplaneDistances`.
-    :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
-        factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
+    :param likelihood: likelihood head p(x | features), by default Bernoulli. What it needs beside z, e.g. the size
+        factors of counts, model and guide take: ``fit(vae, (x, size))``.
     :raises ValueError: if ``dim`` is below 2 or ``prior_scale`` is not positive.
+
+    >>> vae = HyperbolicVAE((1, 8, 8), dim=3)
+    >>> z = vae.guide(torch.zeros(5, 1, 8, 8))
+    >>> Hyperboloid().support.check(z).all()
+    tensor(True)
     """
 
     origin: Tensor

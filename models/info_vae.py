@@ -1,19 +1,19 @@
 r"""InfoVAE [1]: a Gaussian VAE for real data, trained to match the aggregate posterior to the prior.
 
     p(z)     = N(0, I)                           on R^dim
-    p(x | z) = N(m(z), diag s(z)^2)              the decoder says how sure it is of each number
+    p(x | z) = N(m(z), diag s(z)^2)              each number has a scale of its own
     q(z | x) = N(mu(x), diag sigma(x)^2)
 
     L = E_q(z|x) log p(x | z) - (1 - alpha) KL(q(z | x) || p(z)) - (alpha + lambda - 1) D(q(z) || p(z))
     q(z) = E_x q(z | x)
 
-L is an objective, not a model, and goes with every model here whose latents belong to the data plate:
+L is an objective, not a model, and applies to every model here whose latents belong to the data plate:
 
     fit(InfoVAE(shape), x, objective=InfoVAE_ELBO("mmd", alpha=1, lambda_=10))
     fit(SphericalVAE(shape), x, objective=InfoVAE_ELBO("energy", alpha=0.5, lambda_=10))
 
-This model is the one in which alpha matters most: a decoder with a scale of its own can do without z, and the ELBO
-lets it. The deterministic encoder at alpha = 1 is the Wasserstein auto-encoder, ``WassersteinVAE``.
+In this model alpha matters most: a decoder with scales of its own can ignore z, and the ELBO does not prevent it. With
+a deterministic encoder and alpha = 1 it is the Wasserstein auto-encoder, ``WassersteinVAE``.
 
 References:
     [1] InfoVAE: Balancing Learning and Inference in Variational Autoencoders (Zhao, Song and Ermon, 2019)
@@ -36,9 +36,14 @@ class InfoVAE(nn.Module):
     :param shape: shape of one datum, e.g. ``(d,)``.
     :param dim: dimension of the latent z.
     :param hidden: widths of the encoder's hidden layers, with tanh; the decoder has them in reverse.
-    :param encoder: network from data of shape ``shape`` to ``2 * dim`` features; a perceptron where None.
-    :param decoder: network from z to m and log s side by side in the first dimension, ``(2 * d_1, ...)``; a perceptron
-        where None.
+    :param encoder: network from data of shape ``shape`` to ``2 * dim`` features; by default a perceptron.
+    :param decoder: network from z to m and log s side by side in the first dimension, ``(2 * d_1, ...)``; by default a
+        perceptron.
+
+    >>> import torch
+    >>> vae = InfoVAE((6,), dim=2)
+    >>> vae.decode(torch.zeros(5, 2)).stddev.shape
+    torch.Size([5, 6])
     """
 
     @records_options

@@ -1,27 +1,28 @@
 r"""Manifold-latent VAE by embedding reparameterisation, for any manifold that can be sampled [1].
 
     p(z_hid) = Uniform([0, 1]^n)                 and z = f(z_hid) on the n-manifold f([0, 1]^n) in R^m
-    p(x | z) = likelihood(decoder(z))            Bernoulli on logits where nothing else is asked for
+    p(x | z) = likelihood(decoder(z))            Bernoulli on logits by default
     q(z_hid | x) = product of Betas              each with one mode
     KL(q(z | x) || p(z)) = KL(q(z_hid | x) || p(z_hid))        for an injective f
 
-f is any embedding: a closed form of ``ppvae.manifolds.embeddings``, five lines of one's own, or a trained
-``WassersteinEmbedding``, whose parameters are frozen here. Where f is not injective the left KL is the smaller one:
-the bound still holds, for the prior f#U, and is looser than it could be [2]. Nothing is inverted.
+f is any embedding: a closed form of ``ppvae.manifolds.embeddings``, five lines of your own, or a trained
+``WassersteinEmbedding``, whose parameters are frozen here. f is never inverted. If f is not injective, the left KL is
+the smaller one: the bound still holds for the prior f#U, but it is looser than necessary [2].
 
-Three remedies for a closed manifold, which no Beta on a box covers. A group action encoder a(x) [1] turns z:
+No product of Betas on a box covers a closed manifold without a seam. There are three remedies. First, a group action
+encoder a(x) [1] turns z:
 
     z = a(x) f(z_hid),      p(x) = int p(x | g f(z_hid)) dz_hid  for every element g
 
-The second line, and with it the KL and every log-likelihood, holds if and only if f#U is invariant under the group:
-this is checked when the VAE is built. On circles and tori ``head=UnrolledCircleHead(n)`` is a posterior without a
-seam. An atlas suits every closed manifold: ``cells`` cuts [0, 1]^n into K boxes, the charts, so that the posterior is
-a mixture of Betas that lies on both sides of a seam,
+The second equation, and with it the KL and every log-likelihood, holds if and only if f#U is invariant under the group;
+the VAE checks this when it is built. Second, on circles and tori ``head=UnrolledCircleHead(n)`` is a posterior without
+a seam. Third, an atlas suits every closed manifold: ``cells`` cuts [0, 1]^n into K boxes, the charts, so that the
+posterior is a mixture of Betas that can lie on both sides of a seam,
 
     p(c) = 1 / K,    q(c, z_hid | x) = q(c | x) q(z_hid | x, c),    z = f((corner_c + z_hid) / cells)
 
-and f need be smooth within each cell alone. The chart c is summed out: fit(..., objective=EnumeratedELBO()). Like
-every mixture it has local optima: where sigma is small one chart can take a datum before the others have come near.
+and f need be smooth only within each cell. Train with ``objective=EnumeratedELBO()``, which sums over the chart c. Like
+every mixture it has local optima: if sigma is small, one chart can take a datum before the others have come near.
 
 References:
     [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models
@@ -61,20 +62,24 @@ class ManifoldVAE(nn.Module):
     """VAE with z = f(z_hid) on an embedded manifold, a uniform prior and a Beta posterior on z_hid in [0, 1]^n.
 
     :param shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(d,)``.
-    :param embedding: f; the circle in R^2 where None. Its parameters, where it has any, are frozen.
+    :param embedding: f, by default the circle in R^2. Its parameters, if any, are frozen.
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
     :param encoder: network from data of shape ``shape`` to ``head.features`` features, and after them
-        ``action.features`` where there is an action; a perceptron where None.
-    :param decoder: network from z of shape (m,) to the features of the likelihood; a perceptron where None.
-    :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
-        factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
-    :param head: posterior head q(z_hid | features) with values in [0, 1]^n; a product of Betas where None.
-    :param action: group whose element a(x) turns f(z_hid), e.g. ``RotatePlanes()`` on the circle; none where None.
-    :param cells: into how many parts each side of [0, 1]^n is cut, e.g. ``(2, 3)``: the charts of an atlas. The
-        encoder then ends in ``head.features`` for every chart, the action's, and a logit for every chart.
-    :param tolerance: how far f#U may be from invariant under the group: the largest change of its log density in nats,
-        which bounds the error of log-likelihoods, and distance from f(Z) in sizes of f(Z).
+        ``action.features`` if there is an action; by default a perceptron.
+    :param decoder: network from z of shape (m,) to the features of the likelihood; by default a perceptron.
+    :param likelihood: likelihood head p(x | features), by default Bernoulli. What it needs beside z, e.g. the size
+        factors of counts, model and guide take: ``fit(vae, (x, size))``.
+    :param head: posterior head q(z_hid | features) with values in [0, 1]^n, by default a product of Betas.
+    :param action: group whose element a(x) turns f(z_hid), e.g. ``RotatePlanes()`` on the circle; by default none.
+    :param cells: number of parts into which each side of [0, 1]^n is cut, e.g. ``(2, 3)``: the charts of an atlas. The
+        encoder then ends in ``head.features`` for every chart, the action's features, and a logit for every chart.
+    :param tolerance: how far f#U may be from invariant under the group: bound on the change of its log density in nats,
+        which bounds the error of log-likelihoods, and on the distance from f(Z) in sizes of f(Z).
     :raises ValueError: if f and the group do not fit, or f#U is not invariant within the tolerance.
+
+    >>> vae = ManifoldVAE((1, 8, 8), CircleEmbedding())
+    >>> vae.latent(torch.zeros(5, 1, 8, 8)).detach().norm(dim=-1).round(decimals=4)
+    tensor([1., 1., 1., 1., 1.])
     """
 
     #: What stands for the latents: the point of the manifold, which knows the chart and the group element too.
@@ -139,7 +144,7 @@ class ManifoldVAE(nn.Module):
             )
 
     def embed(self, z_hid: Tensor, g: Tensor, c: Tensor | None = None) -> Tensor:
-        """z of shape (..., m): f(z_hid) in chart c, turned by the group element of features g if there is an action."""
+        """z of shape (..., m): f(z_hid) in chart c, turned by the group element of the features g if there is any."""
         z = self.embedding(z_hid if c is None else (self.corners[c] + z_hid) / self.cells)
         return self.action(g, z) if self.action else z
 
@@ -149,7 +154,7 @@ class ManifoldVAE(nn.Module):
         return h.unflatten(-1, (self.charts, -1)), g, logits
 
     def latent(self, x: Tensor) -> Tensor:
-        """Where q(z | x) is centred on the manifold, shape (..., m); of an atlas the law of the likeliest chart."""
+        """The centre of q(z | x) on the manifold, shape (..., m); of an atlas that in the most probable chart."""
         h, g, logits = self.encode(x)
         c = logits.argmax(-1) if self.cells is not None else None
         return self.embed(center(self.head(_chart(h, c))), g, c)
@@ -159,7 +164,7 @@ class ManifoldVAE(nn.Module):
         return self.likelihood(self.decoder(z), len(self.shape), *given)
 
     def model(self, x: Tensor, *given: Tensor) -> Tensor:
-        """p(x, z_hid) for a batch x of shape (batch, *shape); x itself is read for a(x) alone."""
+        """p(x, z_hid) for a batch x of shape (batch, *shape). Only a(x) reads x itself."""
         register(self)
         with pyro.plate("data", x.shape[0]):
             c = self._sample_chart(x.new_zeros(self.charts))
@@ -183,5 +188,5 @@ class ManifoldVAE(nn.Module):
 
 
 def _chart(h: Tensor, c: Tensor | None) -> Tensor:
-    """The features of chart c, those of the only one where c is None."""
+    """The features of chart c; if c is None, those of the only chart."""
     return h.squeeze(-2) if c is None else Vindex(h)[..., c, :]

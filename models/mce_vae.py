@@ -7,26 +7,26 @@ r"""Multi-clustering equivariant VAE (MCE-VAE) [1]: what is in an image, its clu
     z_aug    = e(x)                                      the augmented encoder, deterministic
     q(z_c | z_aug) = sum_k w_k N(m_k, diag s_k^2),   q(z | z_aug) Normal,   q(tau | z_aug) von Mises-Fisher and Normal
 
-The canonical image f is moved in the features of the likelihood, which for a Bernoulli law are logits, by
-differentiable resampling; what comes in from beyond its edge is a feature that is learned. Every law has its own
-measure and normaliser, and the ELBO is a bound of log p(x). The objective of [1] is no bound: its turn is Normal, and
-for the mixture it has Jensen's inequality from the wrong side.
+Differentiable resampling moves the canonical image f as features of the likelihood, which for a Bernoulli law are
+logits. Beyond the edge of f the features are learned. Every law has its own measure and normaliser, and the ELBO is a
+lower bound of log p(x). The objective of [1] is no bound: its turn is Normal, and it uses Jensen's inequality in the
+wrong direction for the mixture.
 
-Nothing above keeps z and z_c from knowing the pose: f can draw a turned image as well as g can turn one. Three ways to
-see to it, which combine. With a canonicalizer x is moved back by the centre of q(tau | x), and then encoded [2]; the
-loss of [1] is a term of the objective; or canonical images x_0 are known [1]:
+Nothing above keeps the pose out of z and z_c: f can draw a turned image as well as g can turn one. Three remedies can
+be combined. A canonicalizer moves x back by the centre of q(tau | x) before x is encoded [2]; the loss of [1] is a term
+of the objective; or canonical images x_0 are known [1]:
 
     MCEVAE(shape, canonicalizer=PolarCanonicalizer(shape))
     fit(MCEVAE(shape), x, objective=Regularized(ELBO(), invariance=Invariance(RandomSimilarity())))
     fit(MCEVAE(shape, canonical=BernoulliLikelihood()), (x, x_0, known))
 
-A canonicalizer with one direction leaves some images upside down, whose guide starts on the wrong side; with several
-the objective weighs them:
+A canonicalizer with one direction leaves some images upside down, as their guide starts on the wrong side. With several
+directions the objective weighs them:
 
     vae = MCEVAE(shape, pose=Pose(directions=2), canonicalizer=PolarCanonicalizer(shape, directions=2))
     fit(vae, x, objective=EnumeratedELBO())
 
-For clusters that are enumerated, or partly labelled, see :class:`ppvae.nn.EnumeratedClusters` and
+For enumerated or partly labelled clusters see :class:`ppvae.nn.EnumeratedClusters` and
 :class:`ppvae.nn.LabelledClusters`.
 
 References:
@@ -66,19 +66,25 @@ class MCEVAE(nn.Module):
 
     :param shape: shape of an image, (C, H, W).
     :param dim: dimension of z.
-    :param clusters: the latent z_c with its laws; ``Clusters(dim=10, clusters=10)`` where None. What it is given
-        beside x, the labels, is given to model and guide.
-    :param pose: the laws of the pose; a turn alone, ``Pose()``, where None.
-    :param canonicalizer: network from the image to the features of the pose, by whose centre it is moved back before
-        it is encoded. Where None the pose is read off the augmented encoder, as in [1].
+    :param clusters: the latent z_c with its laws, by default ``Clusters(dim=10, clusters=10)``. If it reads labels,
+        model and guide take them.
+    :param pose: the laws of the pose, by default a turn alone, ``Pose()``.
+    :param canonicalizer: network from the image to the features of the pose; the centre of the pose then moves the
+        image back before it is encoded. By default the augmented encoder gives the pose, as in [1].
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-    :param encoder: network from images to the features of z_c, z and, where there is no canonicalizer, the pose, one
-        after the other; a perceptron where None.
-    :param decoder: network from (z_c, z) to the features of the likelihood; a perceptron where None.
-    :param likelihood: likelihood head p(x | features); Bernoulli where None.
-    :param canonical: likelihood head of canonical images x_0. Model and guide are then given two arrays more, the
-        last ones: x_0 (n, *shape), and whether each is known, booleans (n,); an unknown one may be any image.
+    :param encoder: network from images to the features of z_c, of z and, without a canonicalizer, of the pose, one
+        after the other; by default a perceptron.
+    :param decoder: network from (z_c, z) to the features of the likelihood; by default a perceptron.
+    :param likelihood: likelihood head p(x | features), by default Bernoulli.
+    :param canonical: likelihood head of canonical images x_0. Model and guide then take two more arrays, as the last:
+        x_0 (n, *shape), and whether each is known, booleans (n,). An unknown x_0 may be any image.
     :raises ValueError: if the shape is not that of an image.
+
+    >>> from pyro import poutine
+    >>> vae = MCEVAE((1, 8, 8), dim=2, clusters=Clusters(3, clusters=4))
+    >>> trace = poutine.trace(vae.guide).get_trace(torch.zeros(5, 1, 8, 8))
+    >>> {name: tuple(trace.nodes[name]["value"].shape) for name in ("turn", "z_c", "z")}
+    {'turn': (5, 2), 'z_c': (5, 3), 'z': (5, 2)}
     """
 
     @records_options
@@ -112,13 +118,12 @@ class MCEVAE(nn.Module):
         inputs, outputs = channels(shape, self.likelihood.in_features), channels(shape, self.likelihood.features)
         self.encoder = Batched(encoder or MLP(inputs, (sum(self.features),), hidden), len(shape), (sum(self.features),))
         self.decoder = Batched(decoder or MLP((self.clusters.dim + dim,), outputs, hidden[::-1]), 1, outputs)
-        # Images are dark around the edge more often than not: the feature is learned from here. Of probability it is
-        # the logit.
+        # Most images are dark around the edge, so the feature starts there; for a probability it is the logit.
         dark = -4.0 if isinstance(self.likelihood, BernoulliLikelihood) else 0.0
         self.background = nn.Parameter(torch.full((outputs[0], 1, 1), dark))
 
     def split(self, given: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
-        """What is given beside x, as that of the clusters, of the likelihood, and canonical images."""
+        """The arrays beside x: those of the clusters, those of the likelihood, and canonical images."""
         n, m = len(self.clusters.given), len(self.clusters.given) + len(self.likelihood.given)
         return given[:n], given[n:m], given[m:]
 
@@ -151,7 +156,7 @@ class MCEVAE(nn.Module):
                 h_c, h, h_tau = self.encoder(x).split(self.features, -1)
                 self.pose.posterior(h_tau)
             else:
-                # By the centre, not a sample: what is encoded has then nothing of the pose in it, for z to learn.
+                # By the centre, not a sample: the image that is encoded then holds nothing of the pose.
                 g = self.pose.posterior(self.canonicalizer(x))
                 h_c, h = self.encoder(act(x, sim2.inverse(g))).split(self.features, -1)
             self.clusters.posterior(h_c, *labels)

@@ -6,9 +6,9 @@ The data are views of one object in unknown orientation z.
     p(x | z) = likelihood(f(D(z) F))             D(z) rotates the learned spectrum F, degree by degree
     q(z | x) = mu(x) exp(v),                     v ~ N(0, diag sigma(x)^2) in so(3)
 
-The decoder sees z only through its action on F, and mu(x) is built from two vectors by Gram-Schmidt, so x -> mu(x) can
-be a homeomorphism onto SO(3): no chart is cut open. With ``head=SO3NormalHead(AxisAngle())`` it cannot, and with
-``decoder=MLP((3, 3), shape)`` on the nine entries of z nothing ties the turn of the object to that of z.
+The decoder sees z only through its action on F. Gram-Schmidt makes mu(x) from two vectors, so x -> mu(x) can be a
+homeomorphism onto SO(3) that cuts no chart open. With ``head=SO3NormalHead(AxisAngle())`` it cannot be one, and with
+``decoder=MLP((3, 3), shape)``, which reads the nine entries of z, nothing ties the turn of the object to that of z.
 
 References:
     [1] Explorations in Homeomorphic Variational Auto-Encoding (Falorsi et al., 2018)
@@ -45,13 +45,19 @@ class SO3VAE(nn.Module):
     :param degree: L, the highest degree of the spectrum F.
     :param copies: number of functions on the sphere in F, which turn together.
     :param hidden: widths of the encoder's hidden layers; f has them in reverse.
-    :param encoder: network from data of shape ``shape`` to ``head.features`` features; a perceptron where None.
-    :param decoder: network from rotations (3, 3) to the features of the likelihood; where None an
-        :class:`ppvae.nn.ActionDecoder` with a perceptron for f.
-    :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
-        factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
-    :param head: posterior head q(z | features) with values in SO(3); :class:`ppvae.nn.SO3NormalHead` with its mean by
-        Gram-Schmidt where None.
+    :param encoder: network from data of shape ``shape`` to ``head.features`` features; by default a perceptron.
+    :param decoder: network from rotations (3, 3) to the features of the likelihood; by default an
+        :class:`ppvae.nn.ActionDecoder` with a perceptron as f.
+    :param likelihood: likelihood head p(x | features), by default Bernoulli. What it needs beside z, e.g. the size
+        factors of counts, model and guide take: ``fit(vae, (x, size))``.
+    :param head: posterior head q(z | features) with values in SO(3), by default :class:`ppvae.nn.SO3NormalHead` with
+        its mean by Gram-Schmidt.
+
+    >>> import torch
+    >>> vae = SO3VAE((1, 8, 8), degree=1, copies=2)
+    >>> z = vae.guide(torch.zeros(5, 1, 8, 8))
+    >>> torch.allclose(z @ z.mT, torch.eye(3).expand(5, 3, 3), atol=1e-5)
+    True
     """
 
     space = ("rotations",)

@@ -1,11 +1,11 @@
 r"""Hyperspherical variational auto-encoder (S-VAE) [1].
 
     p(z)     = Uniform(S^{dim-1})                the unit sphere in R^dim
-    p(x | z) = likelihood(f(z))                  Bernoulli on logits where nothing else is asked for
+    p(x | z) = likelihood(f(z))                  Bernoulli on logits by default
     q(z | x) = vMF(mu(x), kappa(x))              von Mises-Fisher, |mu(x)| = 1
 
-KL(q || p) depends on kappa alone and is known in closed form. The latent has no boundary and no centre, so no
-datum is pulled to the origin as by a Gaussian prior. With ``head=PowerSphericalHead(dim)`` the posterior is the power
+KL(q || p) has a closed form, which depends on kappa alone. The latent space has no boundary and no centre, so the prior
+pulls no datum to the origin as a Gaussian prior does. With ``head=PowerSphericalHead(dim)`` the posterior is the power
 spherical law [2], whose sampler needs no rejection.
 
 References:
@@ -42,11 +42,18 @@ class SphericalVAE(nn.Module):
     :param shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(d,)``.
     :param dim: ambient dimension of the latent z: 2 is the circle, 3 the sphere S^2.
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-    :param encoder: network from data of shape ``shape`` to ``head.features`` features; a perceptron where None.
-    :param decoder: network from sqrt(dim) z to the features of the likelihood; a perceptron where None.
-    :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
-        factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
-    :param head: posterior head q(z | features) with values on the sphere; von Mises-Fisher where None.
+    :param encoder: network from data of shape ``shape`` to ``head.features`` features; by default a perceptron.
+    :param decoder: network from sqrt(dim) z to the features of the likelihood; by default a perceptron.
+    :param likelihood: likelihood head p(x | features), by default Bernoulli. What it needs beside z, e.g. the size
+        factors of counts, model and guide take: ``fit(vae, (x, size))``.
+    :param head: posterior head q(z | features) with values on the sphere, by default von Mises-Fisher.
+    :raises ValueError: if ``dim`` is below 2.
+
+    >>> import torch
+    >>> vae = SphericalVAE((1, 8, 8), dim=3)
+    >>> z = vae.guide(torch.zeros(5, 1, 8, 8))
+    >>> torch.allclose(z.norm(dim=-1), torch.ones(5))
+    True
     """
 
     space = ("sphere", "points of the sphere")

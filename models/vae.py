@@ -142,6 +142,9 @@ class Concatenated(nn.Module):
     :param in_shapes: shape of each input for one datum.
     :param out_shape: shape of an output.
     :param hidden: widths of the hidden layers.
+
+    >>> Concatenated([(2,), (3, 3)], (4,), (8,))(torch.zeros(5, 2), torch.zeros(5, 3, 3)).shape
+    torch.Size([5, 4])
     """
 
     def __init__(self, in_shapes: Sequence[Sequence[int]], out_shape: Sequence[int], hidden: Sequence[int]):

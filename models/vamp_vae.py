@@ -1,15 +1,15 @@
 r"""VAE with a VampPrior: the prior is a mixture of posteriors, at pseudo-inputs that are learned [1].
 
-    p(z)     = (1/K) sum_k q(z | u_k)            u_1, ..., u_K pseudo-inputs, what the encoder would read
-    p(x | z) = likelihood(f(z))                  Bernoulli on logits where nothing else is asked for
+    p(z)     = (1/K) sum_k q(z | u_k)            u_1, ..., u_K pseudo-inputs, in the place of what the encoder reads
+    p(x | z) = likelihood(f(z))                  Bernoulli on logits by default
     q(z | x) = N(mu(x), diag sigma(x)^2)         or the law of another head
 
-The best prior for the ELBO is the aggregate posterior, (1/N) sum_i q(z | x_i); this one stands for it with K points
-in place of N data, and shares the encoder with the guide. A head on another space makes a prior there: with
-``head=VonMisesFisherHead(dim)`` a mixture of von Mises-Fisher laws on the sphere.
+The best prior for the ELBO is the aggregate posterior, (1/N) sum_i q(z | x_i). The VampPrior approximates it by K
+points in place of the N data, and shares the encoder with the guide. A head on another space gives a prior on that
+space: with ``head=VonMisesFisherHead(dim)`` it is a mixture of von Mises-Fisher laws on the sphere.
 
     vae = VampVAE(shape, dim=16)
-    vae.place(x_train, seed=0)                   the pseudo-inputs start at data; else near grey
+    vae.place(x_train, seed=0)                   the pseudo-inputs start at data; by default near grey
     fit(vae, x_train)
 
 References:
@@ -43,14 +43,18 @@ class VampVAE(nn.Module):
 
     :param shape: shape of one datum, e.g. ``(1, 28, 28)`` or ``(d,)``.
     :param dim: dimension of the latent z, the ambient one on a curved space.
-    :param pseudo_inputs: number K of pseudo-inputs. A step takes the densities of each draw under all of them.
+    :param pseudo_inputs: number K of pseudo-inputs. A step evaluates K densities for each draw.
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-    :param encoder: network from data of shape ``shape`` to ``head.features`` features; a perceptron where None.
-    :param decoder: network from z to the features of the likelihood; a perceptron where None.
-    :param likelihood: likelihood head p(x | features); Bernoulli where None. What it is given beside z, e.g. the size
-        factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
-    :param head: posterior head q(z | features) with values in R^dim; diagonal Gaussian where None.
+    :param encoder: network from data of shape ``shape`` to ``head.features`` features; by default a perceptron.
+    :param decoder: network from z to the features of the likelihood; by default a perceptron.
+    :param likelihood: likelihood head p(x | features), by default Bernoulli. What it needs beside z, e.g. the size
+        factors of counts, model and guide take: ``fit(vae, (x, size))``.
+    :param head: posterior head q(z | features) with values in R^dim, by default diagonal Gaussian.
     :raises ValueError: if there is no pseudo-input.
+
+    >>> vae = VampVAE((1, 8, 8), dim=2, pseudo_inputs=10)
+    >>> vae.prior().sample().shape
+    torch.Size([2])
     """
 
     space = ("R^d", "sphere", "hyperboloid", "box")
@@ -87,7 +91,7 @@ class VampVAE(nn.Module):
         """Let the pseudo-inputs start at K of the data, chosen at random without repetition.
 
         :param x: data of shape (n, *shape) with n of at least K.
-        :param seed: seed of the choice; where None the global generator is used and moved.
+        :param seed: seed of the choice; by default the global generator is used and moved.
         :raises ValueError: if there are fewer data than pseudo-inputs, of another shape, or not finite.
         """
         data = torch.as_tensor(x)

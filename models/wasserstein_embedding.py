@@ -6,16 +6,16 @@ r"""An embedding of a manifold learned from points of it, by a Wasserstein auto-
 
     loss     = E |x - f(e(x))|^2 / (2 scale^2) + lambda MMD^2(q(z), p(z)),       q(z) = E_x q(z | x)
 
-The first term makes f injective on what e reaches, the second makes e reach all of [0, 1]^n evenly: f then takes the
-uniform law to the law of the points. It is trained as every VAE, and is then an embedding:
+The first term makes f injective on the image of e, and the second makes e cover [0, 1]^n evenly, so that f takes the
+uniform law to the law of the points. It is trained like every VAE, and is then an embedding:
 
     f = WassersteinEmbedding(dim=1, ambient=2)
     kernel = InverseMultiquadric(scale=1 / 12)  # dim / 12 is half the mean squared distance of two draws of p(z)
     fit(f, points, objective=InfoVAE_ELBO(partial(mmd, kernel=kernel), alpha=1, lambda_=1000))
     ManifoldVAE(shape, embedding=f)
 
-How good an embedding it is says ``ppvae.metrics.embedding_report``. A closed manifold has none: [0, 1]^n is no circle,
-so that f leaves a gap, or two of its ends come close. f has smooth units, as its Jacobian is used.
+``ppvae.metrics.embedding_report`` says how good the embedding is. A closed manifold has none: [0, 1]^n is no circle, so
+f leaves a gap, or two of its ends come close. f has smooth units because its Jacobian is used.
 
 References:
     [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models
@@ -36,9 +36,15 @@ class WassersteinEmbedding(nn.Module):
     """Embedding f of [0, 1]^dim in R^ambient with an encoder, trained on points of the manifold.
 
     :param dim: n, the dimension of the manifold.
-    :param ambient: m, that of the space around it.
+    :param ambient: m, the dimension of the space around it.
     :param hidden: widths of the encoder's hidden layers; f has them in reverse.
-    :param scale: what counts as a small distance from the manifold, in units of the points, which should be of size 1.
+    :param scale: standard deviation of the noise around the manifold, in units of the points. Their size should be 1.
+    :raises ValueError: unless 1 <= dim <= ambient.
+
+    >>> import torch
+    >>> f = WassersteinEmbedding(dim=1, ambient=2)
+    >>> f(torch.rand(5, 1)).shape, f.encode(torch.zeros(5, 2)).shape
+    (torch.Size([5, 2]), torch.Size([5, 1]))
     """
 
     @records_options
@@ -67,7 +73,7 @@ class WassersteinEmbedding(nn.Module):
             return pyro.sample("x", dist.Normal(self(z), self.scale).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> Tensor:
-        """q(z | x), all of it at e(x)."""
+        """q(z | x), a point mass at e(x)."""
         register(self)
         with pyro.plate("data", x.shape[0]):
             return pyro.sample("z", dist.Delta(self.encode(x), event_dim=1))

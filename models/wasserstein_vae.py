@@ -37,8 +37,8 @@ class WassersteinVAE(GaussianVAE):
     :param hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
     :param encoder: network g from data of shape ``shape`` to ``dim`` features; by default a perceptron.
     :param decoder: network from z to the features of the likelihood; by default a perceptron.
-    :param likelihood: likelihood head p(x | features), by default Bernoulli. What it is given beside z, e.g. the size
-        factors of counts, is given to model and guide: ``fit(vae, (x, size))``.
+    :param likelihood: likelihood head p(x | features), by default Bernoulli. What it needs beside z, e.g. the size
+        factors of counts, model and guide take: ``fit(vae, (x, size))``.
 
     >>> import torch
     >>> vae = WassersteinVAE((6,), dim=2)

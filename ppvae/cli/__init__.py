@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ppvae.cli.options import Parser, command_parser, known, listing, model_name, parse, parse_fit
+from ppvae.cli.options import Parser, command_parser, known, listing, model_name, parse_fit
 from ppvae.version import __version__
 
 __all__ = ["main"]
@@ -111,12 +111,12 @@ def fit(argv: Sequence[str]) -> None:
 
 def evaluate(argv: Sequence[str]) -> None:
     """Estimate the log-likelihood of the test data, with its error."""
-    parser = command_parser("evaluate", "RUN", evaluate)
+    parser = command_parser("RUN", evaluate, argv)
     parser.add_argument("run", help="folder of a run")
     _own_classes(parser)
     parser.option("num_samples", int, 500, "importance samples for each datum")
     parser.option("seed", int, 0, "seed of the importance samples")
-    options = parse(parser, argv)
+    options = parser.read()
     from ppvae.cli import runs
 
     run = Path(options.run)
@@ -127,7 +127,7 @@ def evaluate(argv: Sequence[str]) -> None:
 
 def posterior(argv: Sequence[str]) -> None:
     """Sample p(z | x) of a few test data by Markov chains, and measure how far the guide is from it."""
-    parser = command_parser("posterior", "RUN", posterior)
+    parser = command_parser("RUN", posterior, argv)
     parser.add_argument("run", help="folder of a run")
     _own_classes(parser)
     parser.option("n", int, 8, "how many of the test data, from the first on")
@@ -142,7 +142,7 @@ def posterior(argv: Sequence[str]) -> None:
     parser.option("warmup", int, 500, "transitions before them")
     parser.option("num_chains", int, 4, "chains of each datum")
     parser.option("seed", int, 0, "seed of the draws")
-    options = parse(parser, argv)
+    options = parser.read()
     from ppvae.cli import runs
 
     run = Path(options.run)
@@ -153,7 +153,7 @@ def posterior(argv: Sequence[str]) -> None:
 
 def generate(argv: Sequence[str]) -> None:
     """Generate data from a trained VAE, as a picture or an array."""
-    parser = command_parser("generate", "RUN", generate)
+    parser = command_parser("RUN", generate, argv)
     parser.add_argument("run", help="folder of a run")
     _own_classes(parser)
     parser.option("n", int, 64, "how many")
@@ -170,7 +170,7 @@ def generate(argv: Sequence[str]) -> None:
     )
     parser.option("seed", (int, None), None, "seed of the draws; by default other draws at every call")
     parser.flag("force", "replace files that exist")
-    options = parse(parser, argv)
+    options = parser.read()
     files = [file for file in (options.npy, options.png) if file]
     if not files:
         raise ValueError("generate: say where to write: --png grid.png, or --npy samples.npy, or both")
@@ -195,14 +195,14 @@ def generate(argv: Sequence[str]) -> None:
 
 def report(argv: Sequence[str]) -> None:
     """Write the HTML report of one run, or of several compared."""
-    parser = command_parser("report", "RUN [RUN ...]", report)
+    parser = command_parser("RUN [RUN ...]", report, argv)
     parser.add_argument("runs", nargs="+", help="folders of runs")
     _own_classes(parser)
     parser.option(
         "out", (str, None), None, "the file; by default report.html in the folder of the first run", metavar="FILE"
     )
     parser.option("title", str, "", "heading; by default the names of the runs")
-    options = parse(parser, argv)
+    options = parser.read()
     from ppvae import report as html
     from ppvae.cli import runs
 
@@ -225,13 +225,13 @@ def _own_classes(parser: Parser) -> None:
 
 def models(argv: Sequence[str]) -> None:
     """List the models."""
-    parse(command_parser("models", "", models), argv)
+    command_parser("", models, argv).read()
     print(_models())
 
 
 def objectives(argv: Sequence[str]) -> None:
     """List the objectives of training."""
-    parse(command_parser("objectives", "", objectives), argv)
+    command_parser("", objectives, argv).read()
     from ppvae.infer.objectives import OBJECTIVES
 
     print(listing(((name, summary) for name, (_, _, summary) in OBJECTIVES.items()), 24))
@@ -240,7 +240,7 @@ def objectives(argv: Sequence[str]) -> None:
 
 def data(argv: Sequence[str]) -> None:
     """List the data sets, and which of them are on this machine."""
-    parse(command_parser("data", "", data), argv)
+    command_parser("", data, argv).read()
     import ppvae.data
 
     for name in ppvae.data.names():
@@ -259,7 +259,7 @@ def data(argv: Sequence[str]) -> None:
 
 def demo(argv: Sequence[str]) -> None:
     """Train two VAEs on handwritten digits, compare them and write a report."""
-    parser = command_parser("demo", "", demo)
+    parser = command_parser("", demo, argv)
     parser.option("out", str, "runs/demo", "folder to write; an older demo in it is replaced", metavar="FOLDER")
     parser.option(
         "data",
@@ -271,7 +271,7 @@ def demo(argv: Sequence[str]) -> None:
     parser.option("epochs", (int, None), None, "passes over the data; by default as suits the data")
     parser.option("seed", int, 0, "seed of everything random")
     parser.flag("force", "write to the folder even if it holds other things")
-    options = parse(parser, argv)
+    options = parser.read()
     out = Path(options.out)
     dims = {"gaussian-vae": ("GaussianVAE, R²", 2), "spherical-vae": ("SphericalVAE, S²", 3)}
     held = {file.name for file in out.iterdir()} if out.is_dir() else set()

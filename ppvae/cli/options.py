@@ -56,19 +56,28 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are ValueErrors, and which takes ``--batch_size`` for ``--batch-size``.
 
     :param command: what errors begin with, e.g. ``fit gaussian-vae``.
-    :param words: what stands behind ``ppvae`` in the usage.
-    :param description: the first lines of the help.
+    :param usage: what follows it in the first line of the help.
+    :param description: the next lines of the help.
+    :param words: what is to be read, because it decides which options there are.
+    :param file: options of a YAML file by their full names, for what the words leave open.
     """
 
-    def __init__(self, command: str, words: str, description: str):
+    def __init__(
+        self,
+        command: str,
+        usage: str,
+        description: str,
+        words: Iterable[str] = (),
+        file: Mapping[str, Any] | None = None,
+    ):
         super().__init__(
             prog=f"ppvae {command}",
-            usage=f"ppvae {words}".rstrip() + " [options]",
-            description=description.replace("%", "%%"),
+            usage=f"ppvae {command} {usage}".rstrip() + " [options]",
+            description=description,
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=_columns()),
             allow_abbrev=False,
         )
-        self.command = command
+        self.command, self.words, self.file = command, _spelled(words), dict(file or {})
         self.options: dict[str, Option] = {}
         self.chosen: dict[str, Chosen] = {}  #: option that names a class -> the class, where one is named
 
@@ -108,9 +117,9 @@ class Parser(argparse.ArgumentParser):
             _dashed(name), dest=name, action="append", default=argparse.SUPPRESS, metavar="LATENT", help=text
         )
 
-    def read(self, words: Sequence[str], file: Mapping[str, Any] | None = None) -> argparse.Namespace:
-        """The values of all options: those that are given in words, then those of a file, then the defaults."""
-        found, unknown = self.parse_known_args(list(words))
+    def read(self) -> argparse.Namespace:
+        """The values of all options: those in words, then those in the file, then the defaults."""
+        found, unknown = self.parse_known_args(self.words)
         if unknown:
             word = unknown[0].partition("=")[0]
             if not word.startswith("-"):
@@ -119,10 +128,10 @@ class Parser(argparse.ArgumentParser):
             if owner in map(_dashed, self.options) and owner not in map(_dashed, self.chosen):
                 self.error(f"no option {word} before {owner} NAME says which it is an option of")
             self.error(f"no option {word}{_near(word, map(_dashed, self.options))}")
-        for name in file or {}:
+        for name in self.file:
             if name not in self.options:
                 self.error(f"--config: no option {name!r}{_near(name, self.options)}")
-        given = {**(file or {}), **vars(found)}
+        given = {**self.file, **vars(found)}
         for name, option in self.options.items():
             if name in self.chosen:
                 continue
@@ -154,16 +163,16 @@ def listing(rows: Iterable[tuple[str, str]], width: int) -> str:
     return "\n".join(lines)
 
 
-def command_parser(command: str, words: str, function: Callable) -> Parser:
-    """A parser without options for a command, described by a docstring."""
-    return Parser(command, f"{command} {words}", (getdoc(function) or "").partition("\n:param")[0].strip())
+def command_parser(usage: str, function: Callable, words: Iterable[str]) -> Parser:
+    """A parser without options for a command, described by the docstring of its function."""
+    return Parser(function.__name__, usage, getdoc(function) or "", words)
 
 
 def _dashed(name: str) -> str:
     return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-').rstrip('-')}"
 
 
-def spelled(argv: Iterable[str]) -> list[str]:
+def _spelled(argv: Iterable[str]) -> list[str]:
     """Words with the names of options as the parsers have them: ``--batch_size`` becomes ``--batch-size``."""
     words = []
     for word in argv:
@@ -182,27 +191,18 @@ def _last(words: Sequence[str], option: str) -> str | None:
     return found
 
 
-def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """The options of a command."""
-    return parser.read(spelled(argv))
-
-
 def parse_fit(name: str, argv: Sequence[str]) -> argparse.Namespace:
-    """The options of ``ppvae fit`` for one model: its own, those of :func:`ppvae.fit`, and those of the data.
-
-    ``argv`` says which options there are: those of a likelihood depend on which likelihood it is.
-    """
-    words = spelled(argv)
-    files = [word for before, word in itertools.pairwise(["", *words]) if before == "--config"]
-    files += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    """The options of ``ppvae fit`` for one model: its own, those of :func:`ppvae.fit`, and those of the data."""
+    pairs = [(before.partition("="), word) for before, word in itertools.pairwise([*argv, ""])]
+    files = [given or word for (key, _, given), word in pairs if key == "--config"]
     file: dict[str, Any] = {}
     for path in files:
-        file |= _flat(record(Path(path)))
+        more = _flat(record(Path(path)))
+        file = {key: given for key, given in file.items() if not key.startswith((*(f"{new}." for new in more),))} | more
     versions = file.pop("versions", None) or {}
     if not isinstance(versions, dict):
         raise ValueError(f"{files[-1]}: versions: expected lines `package: version`, got {versions}")
-    parser, _ = fit_parser(name, words, file)
-    options = parser.read(words, file)
+    options = _fit_parser(name, argv, file).read()
     options.config, options.versions = files, versions
     if options.print_config:
         print(dump(options, keep=("progress",)), end="")
@@ -210,10 +210,9 @@ def parse_fit(name: str, argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def fit_parser(name: str, words: Sequence[str], file: dict[str, Any]) -> tuple[Parser, list[str]]:
-    """The parser of ``ppvae fit`` for one model, and which options are the model's own."""
+def _fit_parser(name: str, words: Sequence[str], file: dict[str, Any]) -> Parser:
     model, training = signature(model_place(name)), signature("ppvae.train:fit").options
-    parser = Parser(f"fit {name}", f"fit {name} --data NAME|FILE --out FOLDER", model.summary)
+    parser = Parser(f"fit {name}", "--data NAME|FILE --out FOLDER", model.summary, words, file)
     parser.option(
         "config", str, None, "YAML file of options, e.g. the run.yaml of a run; words win over it", metavar="FILE"
     )
@@ -260,7 +259,7 @@ def fit_parser(name: str, words: Sequence[str], file: dict[str, Any]) -> tuple[P
         kinds = ", ".join(":".join([kind, *map(str.upper, numbers)]) for kind, (_, numbers) in KINDS.items())
         text = f"[SITE=]KIND, for a product of several once for each; KIND is one of {kinds}"
         parser.several("latent", text, group)
-    _add(parser, group, model, own, "", words, file)
+    _add(parser, group, model, own)
     group = parser.add_argument_group("training")
     for option in fit_options():
         default = 0 if option == "seed" else training[option].default
@@ -273,7 +272,7 @@ def fit_parser(name: str, words: Sequence[str], file: dict[str, Any]) -> tuple[P
         group,
     )
     what = "what is optimised, see ppvae objectives; elbo by default."
-    _add_class(parser, group, "objective", what, _objectives(), None, words, file)
+    _add_class(parser, group, "objective", what, _objectives())
     parser.option("device", (str, None), None, "where to train, e.g. cuda; on the CPU by default", group)
     parser.option(
         "checkpoint",
@@ -285,7 +284,7 @@ def fit_parser(name: str, words: Sequence[str], file: dict[str, Any]) -> tuple[P
     )
     text = "continue the run in the folder from its checkpoint, with the same options or more --epochs"
     parser.flag("resume", text, group)
-    return parser, own
+    return parser
 
 
 def model_place(name: str) -> str:
@@ -312,28 +311,21 @@ def fit_options() -> list[str]:
 def _objectives() -> dict[str, tuple[str, str]]:
     from ppvae.infer.objectives import OBJECTIVES
 
-    return {name: (f"ppvae.infer.{file}:{cls}", summary) for name, (file, cls, summary) in OBJECTIVES.items()}
+    place = "ppvae.infer.objectives"
+    return {name: (f"{place}.{file}:{cls}", summary) for name, (file, cls, summary) in OBJECTIVES.items()}
 
 
-def _add(
-    parser: Parser,
-    group: Any,
-    of: Signature,
-    names: Iterable[str],
-    path: str,
-    words: Sequence[str],
-    file: dict[str, Any],
-) -> None:
+def _add(parser: Parser, group: Any, of: Signature, names: Iterable[str], path: str = "") -> None:
     """Add options of a class: plain ones, and those that name a class of a table."""
     for name in names:
         option = of.options[name]
         if option.plain:
             parser.option(path + name, option.kinds, option.default, option.help, group)
-            continue
-        parts = TABLES[name].items()
-        table = {key: (f"ppvae.{part.module}:{part.cls}", f"{part.space}: {part.reads}") for key, part in parts}
-        space = of.space if TABLES[name] is HEADS else None
-        _add_class(parser, group, path + name, option.help + ".", table, space or None, words, file)
+        else:
+            parts = TABLES[name].items()
+            table = {key: (f"ppvae.{part.module}:{part.cls}", f"{part.space}: {part.reads}") for key, part in parts}
+            space = of.space if TABLES[name] is HEADS else ()
+            _add_class(parser, group, path + name, f"{option.help}.", table, space)
 
 
 def _add_class(
@@ -342,71 +334,63 @@ def _add_class(
     name: str,
     text: str,
     table: Mapping[str, tuple[str, str]],
-    space: tuple[str, ...] | None,
-    words: Sequence[str],
-    file: dict[str, Any],
+    space: tuple[str, ...] = (),
 ) -> None:
     """Add an option that names a class of a table, and if one is named the options of that class.
 
     :param table: name -> its place, and what it is.
-    :param space: of the posterior heads of a table only those that live there are offered.
+    :param space: the spaces of posterior heads that fit; if there are any, only such heads are offered.
     """
-    offered = [key for key in table if space is None or key in fitting(space)]
-    flag = _dashed(name)
-    parser.option(
-        name, (str, None), None, f"{text} NAME is one of {', '.join(offered)}; for more see {flag}.help", group, "NAME"
-    )
-    choose = _Choice(parser.command, flag, table, offered, space or ())
-    asked = _last(words, f"{flag}.help")
+    offered = [key for key in table if not space or key in fitting(space)]
+    flag, names = _dashed(name), ", ".join(offered)
+    text = f"{text} NAME is one of {names}; for more see {flag}.help"
+    parser.option(name, (str, None), None, text, group, metavar="NAME")
+
+    def choose(word: str) -> Chosen:
+        return _choose(parser.command, flag, word, table, offered, space)
+
+    asked, said, filed = _last(parser.words, f"{flag}.help"), _last(parser.words, flag), parser.file.get(name)
     if asked is not None:
         _print_help(parser, name, choose(asked) if asked and not asked.startswith("-") else None, table, offered)
-    said, filed = _last(words, flag), file.get(name)
-    chosen = choose(said) if said is not None else None
-    if filed is not None:
-        before = choose(filed, trusted=filed == said)
-        chosen = chosen or before
-        if chosen.place != before.place:  # the options in the file are those of another class
-            for key in [key for key in file if key.startswith(f"{name}.")]:
-                del file[key]
-    if chosen is not None:
+    own = ":" in str(filed)
+    if own and said is None:
+        parser.error(
+            f"--config: {filed} is a class of your own, which no file may import; to import it, add {flag} {filed}"
+        )
+    chosen = None if said is None and filed is None else choose(str(filed if said is None else said))
+    if chosen and (filed != said if own else filed is not None and chosen != choose(str(filed))):
+        # The options in the file are those of another class.
+        parser.file = {key: given for key, given in parser.file.items() if not key.startswith(f"{name}.")}
+    if chosen:
         parser.chosen[name] = chosen
         of = signature(chosen.place)
-        _add(parser, parser.add_argument_group(f"{flag} {chosen.name}"), of, _sayable(of), f"{name}.", words, file)
+        _add(parser, parser.add_argument_group(f"{flag} {chosen.name}"), of, _sayable(of), f"{name}.")
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """Which class of a table a word means; or, if it is ``package.module:Class``, a class of the user's own."""
-
-    command: str
-    flag: str
-    table: Mapping[str, tuple[str, str]]
-    offered: Sequence[str]
-    space: tuple[str, ...]
-
-    def __call__(self, word: Any, trusted: bool = True) -> Chosen:
-        word = str(word)
-        of_class = {place.partition(":")[2]: name for name, (place, _) in self.table.items()}
-        name = word if word in self.table else of_class.get(word.rpartition(".")[2])
-        if name is None and ":" in word:
-            if not trusted:
-                raise ValueError(
-                    f"{self.command} --config: {word} is a class of your own, which no file may import; to import it, "
-                    f"add {self.flag} {word}"
-                )
-            if not isinstance(load(word), type):
-                raise ValueError(f"{self.command} {self.flag}: {word} is not a class")
-            space, place, name = signature(word).space, word, word
-        else:
-            name = name or known(word, self.table, self.flag.strip("-"), show=self.offered)
-            place = self.table[name][0]
-            space = (HEADS[name].space,) if self.space else ()
-        if self.space and space and not {*space} & {*self.space}:
-            raise ValueError(
-                f"{self.command} {self.flag} {name}: the space of its law is {' or '.join(space)}, and that of the "
-                f"latent is {self.space[0]}; heads that fit are {', '.join(self.offered)}"
-            )
-        return Chosen(name, place)
+def _choose(
+    command: str,
+    flag: str,
+    word: str,
+    table: Mapping[str, tuple[str, str]],
+    offered: Sequence[str],
+    space: tuple[str, ...],
+) -> Chosen:
+    """The class of a table that a word means, by name or class; or a class of one's own, ``package.module:Class``."""
+    of_class = {place.partition(":")[2]: name for name, (place, _) in table.items()}
+    name = word if word in table else of_class.get(word.rpartition(".")[2])
+    if name is None and ":" in word:
+        if not isinstance(load(word), type):
+            raise ValueError(f"{command} {flag}: {word} is not a class")
+        chosen, lives = Chosen(word, word), signature(word).space
+    else:
+        name = name or known(word, table, flag.strip("-"), show=offered)
+        chosen, lives = Chosen(name, table[name][0]), (HEADS[name].space,) if space else ()
+    if space and lives and not {*lives} & {*space}:
+        raise ValueError(
+            f"{command} {flag} {chosen.name}: the space of its law is {' or '.join(lives)}, and that of the latent is "
+            f"{space[0]}; heads that fit are {', '.join(offered)}"
+        )
+    return chosen
 
 
 def _print_help(
@@ -420,15 +404,15 @@ def _print_help(
         print(f"\nThe options of one: ppvae {command}.help NAME")
     else:
         of = signature(chosen.place)
-        about = Parser(f"{command} {chosen.name}", f"{command} {chosen.name}", of.summary)
-        _add(about, None, of, _sayable(of), f"{name}.", (), {})
+        about = Parser(f"{command} {chosen.name}", "", of.summary)
+        _add(about, None, of, _sayable(of), f"{name}.")
         about.print_help()
     sys.exit(0)
 
 
 def model_name(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     """The model, which is the first word or stands in the YAML file, and all words with it as an option."""
-    argv = spelled(argv)
+    argv = _spelled(argv)
     if argv and not argv[0].startswith("-"):
         return argv[0], [*argv[1:], "--model", argv[0]]
     name, file = _last(argv, "--model"), _last(argv, "--config")

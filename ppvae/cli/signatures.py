@@ -170,6 +170,7 @@ def _kinds(node: ast.expr | None) -> tuple[Any, ...]:
             if name == "Literal":
                 return (Literal[tuple(ast.literal_eval(part) for part in parts)],)
             if name in ("Sequence", "tuple", "list"):
+                # One plain kind of items, written Sequence[int] or tuple[int, ...]; () stands for what is not plain.
                 items = {kind for part in parts for kind in _kinds(part) or ((),)} - {...}
                 return (GenericAlias(Sequence, (*items,)),) if len(items) == 1 and items <= {*_PLAIN.values()} else ()
     return ()

@@ -9,8 +9,10 @@ from ppvae.lazy import attach
 
 if TYPE_CHECKING:
     from ppvae.infer.batched_hmc import BatchedHMC, BatchedMCMC
-    from ppvae.infer.beta import Beta_ELBO, Capacity_ELBO, FreeBits_ELBO
-    from ppvae.infer.divergences import (
+    from ppvae.infer.handlers import CenterMessenger, PriorMessenger
+    from ppvae.infer.independence import Cycle, IndependenceMetropolis
+    from ppvae.infer.objectives.beta import Beta_ELBO, Capacity_ELBO, FreeBits_ELBO
+    from ppvae.infer.objectives.divergences import (
         InverseMultiquadric,
         Laplace,
         SquaredExponential,
@@ -18,20 +20,18 @@ if TYPE_CHECKING:
         mmd,
         sliced_wasserstein,
     )
-    from ppvae.infer.dreg import DReG_ELBO
-    from ppvae.infer.elbo import ELBO, TensorELBO
-    from ppvae.infer.enumerated import EnumeratedELBO
-    from ppvae.infer.equivariance import Continuity, Equivariance
-    from ppvae.infer.handlers import CenterMessenger, PriorMessenger
-    from ppvae.infer.independence import Cycle, IndependenceMetropolis
-    from ppvae.infer.info_vae import InfoVAE_ELBO
-    from ppvae.infer.invariance import Invariance
-    from ppvae.infer.iwae import IWAE_ELBO
-    from ppvae.infer.labels import LabelTerm
-    from ppvae.infer.miwae import CIWAE_ELBO, MIWAE_ELBO, PIWAE_ELBO
-    from ppvae.infer.rae import CodeNorm, DecoderGradient
-    from ppvae.infer.regularized import Regularized
-    from ppvae.infer.total_correlation import TotalCorrelation_ELBO
+    from ppvae.infer.objectives.dreg import DReG_ELBO
+    from ppvae.infer.objectives.elbo import ELBO, TensorELBO
+    from ppvae.infer.objectives.enumerated import EnumeratedELBO
+    from ppvae.infer.objectives.info_vae import InfoVAE_ELBO
+    from ppvae.infer.objectives.iwae import IWAE_ELBO
+    from ppvae.infer.objectives.miwae import CIWAE_ELBO, MIWAE_ELBO, PIWAE_ELBO
+    from ppvae.infer.objectives.regularized import Regularized
+    from ppvae.infer.objectives.terms.equivariance import Continuity, Equivariance
+    from ppvae.infer.objectives.terms.invariance import Invariance
+    from ppvae.infer.objectives.terms.labels import LabelTerm
+    from ppvae.infer.objectives.terms.rae import CodeNorm, DecoderGradient
+    from ppvae.infer.objectives.total_correlation import TotalCorrelation_ELBO
 else:
     __getattr__, __dir__ = attach(__name__)
 

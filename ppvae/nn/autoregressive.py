@@ -18,7 +18,14 @@ from ppvae.nn.registration import records_options
 
 
 class MaskedMLP(nn.Module):
-    """m(z, c) and s(z, c) with one hidden layer, coordinate i of each a function of c and the coordinates before i.
+    """m(z, c) and s(z, c) with one hidden layer. Coordinate i of each is a function of c and the coordinates before i.
+
+    >>> layer = MaskedMLP(3, context=2, hidden=8, reverse=False)
+    >>> z, c = torch.zeros(3), torch.zeros(2)
+    >>> m, s = layer(z, c)
+    >>> moved, _ = layer(torch.tensor([0.0, 0.0, 5.0]), c)  # no coordinate comes after the last
+    >>> torch.equal(m, moved)
+    True
 
     :param dim: dimension of z.
     :param context: number of features c.
@@ -50,15 +57,22 @@ class MaskedMLP(nn.Module):
 
 
 class InverseAutoregressiveHead(nn.Module):
-    """q(z | h) = an inverse autoregressive flow on R^dim, its layers reading features too.
+    """q(z | h) = an inverse autoregressive flow on R^dim, whose layers read features too.
 
-    A posterior that is no product of normal laws, at the price of a KL by sampling.
+    The posterior need not be a product of normal laws. Its KL has no closed form and is estimated from samples.
+
+    >>> head = InverseAutoregressiveHead(2, layers=2)
+    >>> q = head(torch.zeros(5, head.features))
+    >>> z = q.rsample()
+    >>> z.shape, q.log_prob(z).shape
+    (torch.Size([5, 2]), torch.Size([5]))
 
     :param dim: dimension of z.
-    :param layers: number of layers L, in turns from the first coordinate to the last and back; 0 is ``NormalHead``.
+    :param layers: number of layers L. They run from the first coordinate to the last and back, in turns; with 0 the
+        head is ``NormalHead``.
     :param hidden: width of the hidden layer of each.
-    :param context: features that the layers read, beside the 2 dim of the normal law.
-    :raises ValueError: if there are fewer than 0 layers, or one has no hidden unit or context.
+    :param context: number of features that the layers read, beside the 2 dim of the normal law.
+    :raises ValueError: if ``layers`` is below 0, or ``hidden`` or ``context`` below 1.
     """
 
     @records_options

@@ -3,12 +3,12 @@ r"""A latent z_c with clusters: its sites in model and guide.
     p(c) = Categorical(w),   p(z_c | c) = N(m_c, diag s_c^2)             learned
     q(c | x), q(z_c | x, c)                                              of the same form, from features of x
 
-:class:`Clusters` sums c out of both: p(z_c) and q(z_c | x) are mixtures, z_c has pathwise gradients, and any objective
-will do.
-:class:`EnumeratedClusters` keeps c as a site, and :class:`ppvae.infer.EnumeratedELBO` sums over it exactly. With the
-same laws its bound is the lower of the two: it asks KL(q(c, z_c | x) || p(c, z_c)) where the other asks KL(q(z_c | x)
-|| p(z_c)).
-:class:`LabelledClusters` knows c of some data.
+:class:`Clusters` sums c out of both: p(z_c) and q(z_c | x) are mixtures, z_c has pathwise gradients, and every
+objective applies.
+:class:`EnumeratedClusters` keeps c as a site, over which :class:`ppvae.infer.EnumeratedELBO` sums exactly. With the
+same laws its bound is the lower of the two, because KL(q(c, z_c | x) || p(c, z_c)) is at least KL(q(z_c | x) ||
+p(z_c)).
+:class:`LabelledClusters` takes labels c of some data.
 
 References:
     [1] Variational Deep Embedding (Jiang et al., 2017), https://arxiv.org/abs/1611.05148
@@ -31,7 +31,13 @@ from ppvae.nn.registration import records_options
 
 
 class GaussianMixtureHead(nn.Module):
-    """q(z | h) = sum_k w_k N(m_k, diag s_k^2) on R^dim, the weights softmax and the scales exp of features.
+    """q(z | h) = sum_k w_k N(m_k, diag s_k^2) on R^dim, with softmax weights and scales that are exp of features.
+
+    >>> head = GaussianMixtureHead(2, clusters=3)
+    >>> head.features
+    15
+    >>> head(torch.zeros(15)).mean
+    tensor([0., 0.])
 
     :param dim: dimension of z.
     :param clusters: K.
@@ -50,16 +56,20 @@ class GaussianMixtureHead(nn.Module):
 
 
 class Clusters(nn.Module):
-    """z_c with a learned mixture of Gaussians for a prior, and c summed out.
+    """z_c with a learned mixture of Gaussians as prior, and c summed out.
 
-    The pathwise gradient of a mixture in the guide has heavy tails where its Gaussians differ and yet overlap in many
-    dimensions. One Gaussian, or clusters that are enumerated, train with far less noise.
+    If the Gaussians of a mixture in the guide differ and yet overlap in many dimensions, its pathwise gradient has
+    heavy tails. One Gaussian in the guide, or enumerated clusters, train with far less noise.
+
+    >>> clusters = Clusters(2, clusters=3)
+    >>> clusters.law.event_shape, clusters.features
+    (torch.Size([2]), 15)
 
     :param dim: dimension of z_c.
     :param clusters: number of clusters K.
-    :param head: posterior head q(z_c | features) on R^dim; a mixture of K Gaussians where None. With
+    :param head: posterior head q(z_c | features) on R^dim, by default a mixture of K Gaussians. With
         ``NormalHead(dim)`` the guide has one Gaussian, as in [1].
-    :raises ValueError: if the head is one of another dimension.
+    :raises ValueError: if the head has another dimension.
     """
 
     space = ("R^d", "points of R^d")
@@ -86,16 +96,21 @@ class Clusters(nn.Module):
 
     @torch.no_grad()
     def place(self, z_c: Tensor, c: Tensor) -> None:
-        """Put each cluster where its points are: weight, mean and scale are set to theirs.
+        """Set weight, mean and scale of each cluster to those of its points.
 
         A mixture that learns from scratch together with the latent often leaves clusters unused. [1] trains for some
         epochs first, and starts the clusters from a clustering of the codes.
 
-        :param z_c: samples of q(z_c | x), (n, dim). Its centres would not do: they have nothing of the width of q, and
-            a cluster as narrow as they are where q is wide costs hundreds of nats.
+        >>> clusters = Clusters(1, clusters=2)
+        >>> clusters.place(torch.tensor([[0.0], [2.0], [5.0], [9.0]]), torch.tensor([0, 0, 1, 1]))
+        >>> clusters.law.cluster_probs(torch.tensor([1.0])).argmax()
+        tensor(0)
+
+        :param z_c: samples of q(z_c | x), (n, dim); not its centres, which lack the width of q: a cluster as narrow as
+            they are costs hundreds of nats.
         :param c: their clusters, integers from 0 to K - 1, (n,).
-        :raises ValueError: if a cluster has less than two points, or points that agree in a coordinate, or one of c is
-            no cluster.
+        :raises ValueError: if a cluster has fewer than two points, if all points of a cluster agree in a coordinate, or
+            if c has another integer.
         """
         z_c, c = torch.as_tensor(z_c).to(self.loc), torch.as_tensor(c).to(self.loc.device)
         parts = [z_c[c == k] for k in range(self.clusters)]
@@ -122,7 +137,11 @@ class Clusters(nn.Module):
 
 
 class EnumeratedClusters(Clusters):
-    """z_c with its cluster c as a site of its own, to be trained with :class:`ppvae.infer.EnumeratedELBO`.
+    """z_c with its cluster c as a site of its own; train it with :class:`ppvae.infer.EnumeratedELBO`.
+
+    >>> from pyro import poutine
+    >>> list(poutine.trace(EnumeratedClusters(2, 3).prior).get_trace().stochastic_nodes)
+    ['c', 'z_c']
 
     :param dim: dimension of z_c.
     :param clusters: number of clusters K.
@@ -150,17 +169,22 @@ class EnumeratedClusters(Clusters):
 
 
 class LabelledClusters(EnumeratedClusters):
-    """z_c with clusters that are classes, of which some data have labels.
+    """z_c with clusters that are classes, for data some of which are labelled.
 
-    Model and guide are given two arrays beside x: the labels (n,) and whether each is known, booleans (n,). All labels
-    are integers from 0 to K - 1; which one stands for an unknown label makes no difference. With e_y the law that is
-    sure of y,
+    Model and guide take two arrays beside x: the labels, (n,), and whether each is known, booleans (n,). Labels are
+    integers from 0 to K - 1; the value at an unknown label has no effect. With e_y the point mass at y,
 
         p(c) = known e_y + (1 - known) w,    q(c | x) = known e_y + (1 - known) q(c | x),
 
-    and a factor w_y of p where y is known, so the bound is that of log p(x, y) there, and of log p(x) elsewhere. Where
-    it is known the bound says nothing of q(c | x): what that is to learn from labels is a term of its own,
-    :class:`ppvae.infer.LabelTerm`.
+    and p has a factor w_y if y is known. The bound is then one of log p(x, y), and otherwise one of log p(x). If y is
+    known, the bound does not depend on q(c | x); to train q(c | x) on labels add :class:`ppvae.infer.LabelTerm`.
+
+    >>> from pyro import poutine
+    >>> y, known = torch.tensor([2, 0]), torch.tensor([True, False])
+    >>> trace = poutine.trace(LabelledClusters(2, 3).prior).get_trace(y, known)
+    >>> trace.nodes["c"]["fn"].probs.detach()
+    tensor([[0.0000, 0.0000, 1.0000],
+            [0.3333, 0.3333, 0.3333]])
 
     :param dim: dimension of z_c.
     :param clusters: number of classes K.
@@ -172,7 +196,7 @@ class LabelledClusters(EnumeratedClusters):
         self.given = (constraints.integer_interval(0, clusters - 1), constraints.boolean)
 
     def prior(self, *labels: Tensor) -> Tensor:
-        """Sample c and z_c in the model, with the weights of the clusters that are known for a factor."""
+        """Sample c and z_c in the model, with a factor w_y for each known label."""
         y, known = labels
         pyro.factor("y", known * self.logits.log_softmax(-1)[y])
         return super().prior(*labels)
@@ -180,6 +204,6 @@ class LabelledClusters(EnumeratedClusters):
     def _cluster(self, logits: Tensor, *labels: Tensor) -> Categorical:
         y, known = labels
         other = y.unsqueeze(-1) != torch.arange(self.clusters, device=y.device)
-        # exp(-1000) is 0 in every dtype; minus infinity would make 0 times infinity of the terms it is to leave out.
+        # exp(-1000) is 0 in every dtype. Minus infinity would turn the other terms into 0 times infinity.
         sure = -1000 * other.to(logits.dtype)
         return Categorical(logits=torch.where(known.unsqueeze(-1) > 0, sure, logits))

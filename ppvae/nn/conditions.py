@@ -1,4 +1,4 @@
-"""What a conditional model is given beside x: a label or numbers, as the features that its networks read."""
+"""Conditions: the label or the numbers y that a conditional model takes beside x, as features for its networks."""
 
 from typing import Protocol
 
@@ -10,10 +10,21 @@ from ppvae.nn.registration import records_options
 
 
 class Condition(Protocol):
-    """What a conditional VAE needs of a condition."""
+    """What a conditional VAE needs of a condition; one of your own is a few lines.
+
+    >>> class Hour(nn.Module):
+    ...     '''The time of day, 0 to 24 hours, as a point of the circle.'''
+    ...     features, given = 2, (constraints.interval(0, 24),)
+    ...     def forward(self, y, dtype):
+    ...         angle = 2 * torch.pi * y.to(dtype) / 24
+    ...         return torch.stack([angle.cos(), angle.sin()], -1)
+    >>> Hour()(torch.tensor([0, 12]), torch.float32).round()
+    tensor([[ 1.,  0.],
+            [-1., -0.]])
+    """
 
     features: int  #: how many numbers the networks read of it
-    given: tuple[constraints.Constraint, ...]  #: the one array y that is given, for one row of it
+    given: tuple[constraints.Constraint, ...]  #: one constraint, on a row of the array y
 
     def __call__(self, y: Tensor, dtype: torch.dtype) -> Tensor:
         """Features of shape (n, features) from y with n rows."""
@@ -21,6 +32,10 @@ class Condition(Protocol):
 
 class OneHotCondition(nn.Module):
     """A label y = 0, ..., num_classes - 1 as a one-hot vector.
+
+    >>> OneHotCondition(3)(torch.tensor([2, 0]), torch.float32)
+    tensor([[0., 0., 1.],
+            [1., 0., 0.]])
 
     :param num_classes: number of classes.
     """
@@ -39,9 +54,12 @@ class OneHotCondition(nn.Module):
 
 
 class CovariatesCondition(nn.Module):
-    """A vector y of real numbers as it is; bring them to size one.
+    """A vector y of real numbers as it is. Scale them to size one first.
 
-    :param dim: how many there are; y has shape (n, dim).
+    >>> CovariatesCondition(2)(torch.tensor([[0.5, -1.0]]), torch.float64)
+    tensor([[ 0.5000, -1.0000]], dtype=torch.float64)
+
+    :param dim: how many numbers there are; y has shape (n, dim).
     """
 
     @records_options

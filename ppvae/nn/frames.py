@@ -4,9 +4,9 @@ r"""Likelihood of frames of axes, R ~ R d with d in D_2, such as the mechanisms 
     p(R \mid z) = \frac14 \sum_{d \in D_2} \mathrm{MatrixFisher}(R d; F(z)), \qquad
     R = (t, b, p) \mapsto (t t^T, b b^T, p p^T)
 
-On the right is what the encoder reads: nine numbers for each axis, the same for the four frames of one datum and
-different for others. As both depend on the axes alone, ELBO and log-likelihood do not depend on which of the four
-frames was stored.
+The encoder reads the projections on the three axes, nine numbers each: they are the same for the four frames of one
+datum and different for other data. As likelihood and encoder depend on the axes alone, ELBO and log-likelihood do not
+depend on which of the four frames was stored.
 
 Reference: Orthogonal axial frames: Statistics of ambiguous rotations (Arnold, Jupp & Schaeben, 2018)
     https://doi.org/10.1016/j.jmva.2017.10.007
@@ -29,6 +29,12 @@ class FrameLikelihood(nn.Module):
     ::
 
         SphericalVAE((3, 3), dim=3, likelihood=FrameLikelihood())
+
+    >>> import torch
+    >>> law = FrameLikelihood()(torch.eye(3), 2)
+    >>> flip = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+    >>> torch.allclose(law.log_prob(torch.eye(3)), law.log_prob(flip))
+    True
     """
 
     features = 1

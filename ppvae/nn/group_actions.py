@@ -1,7 +1,7 @@
 r"""Groups that act on a latent manifold, and the element g = a(x) that features choose.
 
-An action is a module that says how many features an element takes, and turns points: ``action(h, z) = g(h) z``.
-Standard normal features give an element drawn uniformly (by Haar's measure).
+An action is a module that says how many features an element takes and turns points: ``action(h, z) = g(h) z``. Standard
+normal features give a uniform (Haar) element.
 
 References:
     [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models
@@ -22,7 +22,16 @@ __all__ = ["GroupAction", "RotatePlanes", "RotateSpace", "invariance"]
 
 
 class GroupAction(Protocol):
-    """A group G of isometries of R^m."""
+    """What :class:`ppvae.models.ManifoldVAE` needs of a group G of isometries of R^m; one of your own is a few lines.
+
+    >>> class Reflect(nn.Module):
+    ...     '''The reflection of the plane in its first axis, or none, by the sign of a feature.'''
+    ...     ambient, features = 2, 1
+    ...     def forward(self, h, z):
+    ...         return torch.cat([z[..., :1], h.sign() * z[..., 1:]], -1)
+    >>> Reflect()(torch.tensor([-0.3]), torch.tensor([0.6, 0.8]))
+    tensor([ 0.6000, -0.8000])
+    """
 
     ambient: int  #: m
     features: int  #: numbers that choose an element
@@ -33,7 +42,10 @@ class GroupAction(Protocol):
 
 
 class RotatePlanes(nn.Module):
-    r"""SO(2)^n on R^{2n}: the circle (n = 1) and the flat torus turned, each plane by the direction of two features.
+    r"""SO(2)^n on R^{2n} turns the circle (n = 1) and the flat torus: each plane by the direction of two features.
+
+    >>> RotatePlanes()(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0]))  # a quarter turn
+    tensor([0., 1.])
 
     :param n: number of planes.
     """
@@ -50,7 +62,12 @@ class RotatePlanes(nn.Module):
 
 
 class RotateSpace(nn.Module):
-    """SO(3) on R^3: the sphere turned by the rotation that :class:`S2S2` makes of six features."""
+    """SO(3) on R^3 turns the sphere, by the rotation that :class:`S2S2` makes of six features.
+
+    >>> h = torch.tensor([0.0, 1.0, 0.0, -1.0, 0.0, 0.0])  # the images of the first two axes
+    >>> RotateSpace()(h, torch.tensor([1.0, 0.0, 0.0]))
+    tensor([0., 1., 0.])
+    """
 
     features, ambient = 6, 3
 
@@ -64,12 +81,20 @@ class RotateSpace(nn.Module):
 
 
 def invariance(embedding: Embedding, action: GroupAction, like: Tensor, n: int = 512) -> tuple[float, float]:
-    r"""How far the law f#U, U uniform on [0, 1]^n, is from invariant under the group, over n draws of z and g.
+    r"""How far the law f#U, U uniform on [0, 1]^n, is from invariant under the group, over random z and g.
+
+    >>> from ppvae.manifolds.embeddings import CircleEmbedding, TorusEmbedding
+    >>> off, change = invariance(CircleEmbedding(), RotatePlanes(), torch.empty(0))
+    >>> off < 1e-6, change < 1e-6
+    (True, True)
+    >>> off, change = invariance(TorusEmbedding(), RotateSpace(), torch.empty(0))
+    >>> off > 0.1  # a turned torus of revolution is another torus
+    True
 
     :param like: a tensor of the dtype and device of f.
     :param n: number of draws, from a generator of their own.
     :return: the largest distance of g f(z) from f(Z), relative to the size of f(Z); and the largest change in nats of
-        the log density from f(z) to g f(z), which bounds the error of every log-likelihood that takes f#U for
+        the log density from f(z) to g f(z). The latter bounds the error of every log-likelihood that assumes f#U to be
         invariant.
     """
     generator = torch.Generator().manual_seed(0)

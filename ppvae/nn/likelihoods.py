@@ -1,9 +1,9 @@
 """Likelihood heads: modules from the decoder's output to the law p(x | z).
 
-A head declares how many numbers it needs for each number of the datum, ``features``; the decoder ends in that many
+A head declares how many numbers it reads for each number of the datum, ``features``. The decoder ends in that many
 times the datum's first dimension, see :func:`ppvae.nn.channels`. Parameters are logits and logarithms, never
-probabilities. ``inputs`` turns data into what the encoder reads. What a head must be told beside z, as the size factor
-of a count, is ``given``: it reaches the head through the model, ``model(x, *given)``.
+probabilities. ``inputs`` turns data into what the encoder reads. What a head needs beside z, such as the size factor
+of counts, it declares as ``given``, and model and guide hand it over: ``model(x, *given)``.
 """
 
 import math
@@ -20,7 +20,17 @@ from ppvae.nn.registration import records_options
 
 
 class Likelihood(Protocol):
-    """What a VAE needs of a likelihood head."""
+    """What a VAE needs of a likelihood head; one of your own is a few lines.
+
+    >>> class LaplaceLikelihood(nn.Module):
+    ...     features, in_features, given = 1, 1, ()
+    ...     def forward(self, h, event_dim):
+    ...         return dist.Laplace(h, 1.0).to_event(event_dim)
+    ...     def inputs(self, x, event_dim):
+    ...         return x
+    >>> LaplaceLikelihood()(torch.zeros(5, 1, 4, 4), 3).event_shape
+    torch.Size([1, 4, 4])
+    """
 
     features: int  #: decoder outputs for each number of the datum
     in_features: int  #: encoder inputs for each number of the datum
@@ -44,7 +54,11 @@ def _features(h: Tensor, features: int, event_dim: int) -> Tensor:
 
 
 class BernoulliLikelihood(nn.Module):
-    """p(x | z) = Bernoulli(sigmoid(h)) for binary x; h are logits."""
+    """p(x | z) = Bernoulli(sigmoid(h)) for binary x; h are logits.
+
+    >>> BernoulliLikelihood()(torch.zeros(6), 1).log_prob(torch.ones(6)).exp()  # 2^-6
+    tensor(0.0156)
+    """
 
     features = 1
     in_features = 1
@@ -63,6 +77,9 @@ class BernoulliLikelihood(nn.Module):
 
 class ContinuousBernoulliLikelihood(nn.Module):
     """p(x | z) = ContinuousBernoulli(logits h) for grey values x in [0, 1].
+
+    >>> ContinuousBernoulliLikelihood()(torch.zeros(6), 1).log_prob(torch.rand(6))  # uniform
+    tensor(0.)
 
     Source: Loaiza-Ganem and Cunningham (2019), https://arxiv.org/abs/1907.06845
     """
@@ -85,8 +102,12 @@ class ContinuousBernoulliLikelihood(nn.Module):
 class NormalLikelihood(nn.Module):
     """p(x | z) = N(h, scale^2) for real x, with one scale for all numbers of the datum.
 
-    :param scale: standard deviation of the noise, in units of the data; the start value where it is learned.
+    >>> NormalLikelihood(0.5)(torch.zeros(2), 1).stddev
+    tensor([0.5000, 0.5000])
+
+    :param scale: standard deviation of the noise, in units of the data. If it is learned, this is where it starts.
     :param learned: whether the scale is a parameter of the model.
+    :raises ValueError: if the scale is not positive.
     """
 
     features = 1
@@ -115,10 +136,17 @@ class NormalLikelihood(nn.Module):
 class CategoricalLikelihood(nn.Module):
     """p(x | z) = Categorical(softmax(h)) for class indices x = 0, ..., num_classes - 1 in the shape of the datum.
 
-    The encoder reads one-hot vectors. Classes have no mean: where one value is asked for, as by ``generate`` and
-    ``reconstruct``, it is the most probable class.
+    The encoder reads one-hot vectors. Classes have no mean, so ``generate`` and ``reconstruct`` return the most
+    probable class.
+
+    >>> likelihood = CategoricalLikelihood(3)
+    >>> likelihood.inputs(torch.tensor([[2.0, 0.0]]), 1)  # first whether each is class 0, then class 1, then class 2
+    tensor([[0., 1., 0., 0., 1., 0.]])
+    >>> likelihood(torch.zeros(6), 1).log_prob(torch.tensor([2, 0])).exp()  # (1/3)^2
+    tensor(0.1111)
 
     :param num_classes: number of classes C; the decoder ends in C outputs for each number of the datum.
+    :raises ValueError: if there are fewer than two classes.
     """
 
     given = ()
@@ -143,8 +171,11 @@ class CategoricalLikelihood(nn.Module):
 class PoissonLikelihood(nn.Module):
     """p(x | z) = Poisson(s exp(h)) for counts x. The encoder reads log(1 + x).
 
-    :param size_factor: whether a known size factor s > 0 of each datum is given, an array (n,): how many times more
-        counts were made of it than of a typical one, e.g. its total count over the mean total count. Else s = 1.
+    >>> PoissonLikelihood(size_factor=True)(torch.zeros(1, 2), 1, torch.tensor([3.0])).mean
+    tensor([[3., 3.]])
+
+    :param size_factor: whether model and guide take a size factor s > 0 of each datum, an array (n,): how deeply it was
+        counted, relative to a typical datum, e.g. its total count over the mean total count. Else s = 1.
 
     ::
 
@@ -168,12 +199,16 @@ class PoissonLikelihood(nn.Module):
 
 
 class NegativeBinomialLikelihood(nn.Module):
-    r"""p(x | z) = NegativeBinomial of mean s exp(h) and inverse dispersion r, for counts that vary more than Poisson's.
+    r"""p(x | z) = NegativeBinomial of mean m = s exp(h) and inverse dispersion r, for overdispersed counts.
 
-    Mean m and r are features of the decoder both, r as its logarithm; the variance is :math:`m + m^2 / r`. The
-    encoder reads log(1 + x).
+    The decoder gives h and log r for each number of the datum. The variance is :math:`m + m^2 / r`, where Poisson's is
+    m. The encoder reads log(1 + x).
 
-    :param size_factor: whether a known size factor s of each datum is given, as in :class:`PoissonLikelihood`.
+    >>> law = NegativeBinomialLikelihood()(torch.zeros(1, 4), 1)  # two counts: h = 0 and r = 1
+    >>> law.mean, law.variance
+    (tensor([[1., 1.]]), tensor([[2., 2.]]))
+
+    :param size_factor: whether model and guide take a size factor s of each datum, as in :class:`PoissonLikelihood`.
 
     Source: Lopez et al. (2018), https://doi.org/10.1038/s41592-018-0229-2
     """

@@ -14,8 +14,15 @@ _NETWORK_DTYPE: ContextVar[torch.dtype | None] = ContextVar("network_dtype", def
 
 @contextmanager
 def network_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Run the networks in :class:`Batched` under torch's autocast to ``dtype``; what they return keeps the dtype of
-    their input, so that parameters of laws and densities are as precise as ever."""
+    """Run the networks in :class:`Batched` under torch's autocast to ``dtype``.
+
+    What they return has the dtype of their input, so parameters of laws and densities keep their precision.
+
+    >>> network = Batched(nn.Linear(2, 2), 1)
+    >>> with network_dtype(torch.bfloat16):
+    ...     network(torch.ones(3, 2)).dtype
+    torch.float32
+    """
     token = _NETWORK_DTYPE.set(dtype)
     try:
         yield
@@ -26,13 +33,17 @@ def network_dtype(dtype: torch.dtype) -> Iterator[None]:
 class Batched(nn.Module):
     """Call ``module`` on one batch dimension, whatever number of them the inputs have.
 
-    Particles and samples add dimensions on the left, which convolutions and many user networks do not accept. The
+    Particles and samples add dimensions on the left, which convolutions and many other networks do not accept. The
     batches of several inputs are broadcast against each other.
+
+    >>> network = Batched(nn.Conv2d(1, 2, 3), event_dim=3)
+    >>> network(torch.zeros(7, 5, 1, 8, 8)).shape  # 7 particles of 5 images
+    torch.Size([7, 5, 2, 6, 6])
 
     :param module: takes one (batch, *event) for each input and returns (batch, ...).
     :param event_dim: how many dimensions on the right of the input belong to one datum; a sequence for several inputs.
-    :param out_shape: what the output must be for one datum; not checked by default.
-    :raises ValueError: if an output has another shape.
+    :param out_shape: the shape that the output must have for one datum; by default it is not checked.
+    :raises ValueError: in a call, if the output has another shape.
     """
 
     def __init__(self, module: nn.Module, event_dim: int | Sequence[int], out_shape: Sequence[int] | None = None):
@@ -71,6 +82,9 @@ class Batched(nn.Module):
 class MLP(nn.Module):
     """A multilayer perceptron from tensors of one shape to tensors of another, with any batch dimensions.
 
+    >>> MLP((1, 8, 8), (4,), hidden=(16,))(torch.zeros(7, 5, 1, 8, 8)).shape
+    torch.Size([7, 5, 4])
+
     :param in_shape: shape of one input.
     :param out_shape: shape of one output.
     :param hidden: widths of the hidden layers.
@@ -98,5 +112,9 @@ class MLP(nn.Module):
 
 
 def channels(shape: Sequence[int], features: int) -> tuple[int, ...]:
-    """The shape of ``features`` numbers for each number of a datum, side by side in its first dimension."""
+    """The shape of ``features`` numbers for each number of a datum, side by side in its first dimension.
+
+    >>> channels((3, 28, 28), 2)
+    (6, 28, 28)
+    """
     return (features * shape[0], *shape[1:])

@@ -4,22 +4,21 @@ r"""The pose of an image: how it was turned, shifted and magnified.
     q(. | x)                  vMF on the circle, or a mixture of M of them, and Normal
     g       = (p -> e^log_scale R(turn) p + shift)
 
-A pose is a product of sites: the group of similarities has no metric that is invariant on both sides, and no law of
-its own here.
+A pose is a product of sites, because the group of similarities has no metric that is invariant on both sides.
 
-A digit that is nearly upright looks to a guide with one direction much as one upside down: each image settles for the
-side that it was nearest to, and gradients do not carry it over. With M directions the guide proposes them all,
+A guide with one direction can start upside down for some images. Each image then settles for the side to which it is
+nearest, and gradients do not carry it over. With M directions the guide proposes them all,
 
     q(m | x) = Categorical,   q(turn | x, m) = vMF,   p(m) = 1/M,   p(turn | m) = Uniform(S^1)
 
-and :class:`ppvae.infer.EnumeratedELBO` weighs them by how well each explains x; other objectives do not take such a
-site. The proposal m is an auxiliary variable [4] on which p(x) does not depend; a guide that is sure of it pays log M
-nats of the bound.
+and :class:`ppvae.infer.EnumeratedELBO`, the only objective that takes such a site, weighs them by how well each
+explains x. The proposal m is an auxiliary variable [4] on which p(x) does not depend. A guide that is sure of it loses
+log M nats of the bound.
 
 :class:`PolarCanonicalizer` finds the pose of an image so that moving the image moves the pose: the pose of g x is g
 times that of x. An image that is moved back by its pose is then the same for all g [1, 2]. Shift and scale are moments
-of the image. The turn is read off the image in polar coordinates, in which a turn is a cyclic shift, by a network of
-circular convolutions.
+of the image. A network of circular convolutions reads the turn off the image in polar coordinates [3], in which a turn
+is a cyclic shift.
 
 References:
     [1] Equivariance with Learned Canonicalization Functions (Kaba et al., 2023), https://arxiv.org/abs/2211.06489
@@ -49,16 +48,22 @@ from ppvae.nn.registration import records_options
 class Pose(nn.Module):
     """The sites of turn, shift and log-scale, in model and guide.
 
-    :param shift: standard deviation of the shift's prior, in half the shorter side of the image; no such site where
-        None.
-    :param log_scale: standard deviation of the log-scale's prior; no such site where None.
-    :param turn: posterior head of the turn on the circle; von Mises-Fisher where None.
-    :param directions: M; with more than one there is the site "direction", to be summed over by
-        :class:`ppvae.infer.EnumeratedELBO`.
-    :raises ValueError: if a standard deviation or ``directions`` is not positive.
+    The features are, in this order: those of the head of the turn, M times; location and log scale of the shift, 2 and
+    2; location and log scale of the log-scale, 1 and 1; and, if M > 1, the logits of m. Scales are relative to the
+    prior's.
 
-    The features are those of the head of the turn, M times; location and log-scale of shift (2, 2) and of log_scale
-    (1, 1), the scales in units of the prior's; and, for more than one direction, the logits of m.
+    >>> pose = Pose(shift=0.25)
+    >>> pose.features
+    9
+    >>> pose.prior(torch.zeros(())).shape  # a random similarity
+    torch.Size([3, 3])
+
+    :param shift: standard deviation of the shift's prior, in half the shorter side of the image; by default there is no
+        such site.
+    :param log_scale: standard deviation of the log-scale's prior; by default there is no such site.
+    :param turn: posterior head of the turn on the circle, by default von Mises-Fisher.
+    :param directions: M. With more than one there is a site "direction", for :class:`ppvae.infer.EnumeratedELBO`.
+    :raises ValueError: if a standard deviation or ``directions`` is not positive.
     """
 
     space = ("sphere", "points of the sphere")
@@ -97,7 +102,7 @@ class Pose(nn.Module):
     def posterior(self, h: Tensor) -> Tensor:
         """Sample tau in the guide, from features of x.
 
-        :return: g at the centre of the laws, (..., 3, 3), for each direction its own.
+        :return: g at the centre of the laws, (..., 3, 3), one for each direction.
         """
         turn, loc, spread, log_loc, log_spread, logits = _split(self, h, self.parts)
         if self.directions > 1:
@@ -119,24 +124,30 @@ class Pose(nn.Module):
 class PolarCanonicalizer(nn.Module):
     r"""The features of a pose that moves with the image.
 
-    With the absolute values of x as mass, so for images on a background of 0, the shift is the centre b of the image,
-    and the scale :math:`3 \rho` with :math:`\rho` its radius of gyration, so that an image moved back is in the middle
-    and about fills the disc. A network a of circular convolutions reads x along n rays :math:`\theta_j`, at a number of
+    The background of the images is 0, and the absolute values of x are their mass. The shift is the centre of mass b.
+    The scale is :math:`3 \rho` with the radius of gyration :math:`\rho`, so that an image moved back lies in the middle
+    and about fills the disc. A network a of circular convolutions reads x along n rays :math:`\theta_j`, at several
     radii r:
 
     .. math::
         u(x) = \frac1n \sum_j a_j(y) \, e^{i M \theta_j}, \qquad y_{r j} = x(b + 3 \rho \, r \, e^{i \theta_j}),
         \qquad 0 < r < 1.
 
-    The M directions are the M-th roots of :math:`u / |u|`. Turning x by :math:`2 \pi / n` shifts y by one ray, and
-    turns them by as much, for any weights; other turns do up to interpolation. The concentration of the turn grows with
-    the length of u, which is small where an image looks alike from several sides, from the least that its head has. Its
-    factor and the widths of shift and log-scale are means over the rays, which a turn leaves as they are. Which of
-    several directions it is, the rays vote on: with a further output v of the network, the logit of a direction d is
+    The M directions are the M-th roots of :math:`u / |u|`. Turning x by :math:`2 \pi / n` shifts y by one ray, and so
+    turns the directions by the same angle, whatever the weights; other turns do so up to interpolation. The
+    concentration of the turn grows with the length of u, which is small if an image looks alike from several sides. Its
+    factor and the widths of shift and log-scale are means over the rays, which a turn does not change. The rays vote
+    for one of the directions: with a further output v of the network, the logit of a direction d is
     :math:`\sum_j v_j \cos(\theta_j - \arg d)`.
 
-    :param shape: shape of an image, (C, H, W), as its likelihood gives it to an encoder: of one-hot vectors of K
-        classes C is K times as large. One-hot images have the same mass everywhere, and so no shift and scale.
+    >>> network = PolarCanonicalizer((1, 8, 8), hidden=(4,), rays=16, rings=4)
+    >>> x = torch.rand(5, 1, 8, 8)
+    >>> turn, turned = network(x)[:, :2], network(x.rot90(dims=(-2, -1)))[:, :2]
+    >>> torch.allclose(turned, torch.stack([-turn[:, 1], turn[:, 0]], -1), atol=1e-5)
+    True
+
+    :param shape: shape of an image, (C, H, W), as its likelihood gives it to an encoder: with one-hot vectors of K
+        classes, C is K times as large. One-hot images have the same mass everywhere, and so no shift and scale.
     :param hidden: channels of the layers.
     :param rays: n.
     :param rings: number of radii.
@@ -162,13 +173,13 @@ class PolarCanonicalizer(nn.Module):
             padding = {"padding": step * reach, "padding_mode": "circular"}
             layers += [nn.Conv1d(n, m, 2 * reach + 1, dilation=step, **padding), nn.SiLU()]
         last = nn.Conv1d(widths[-1], 5 if directions > 1 else 4, 1)
-        # |u| starts at some thousandths, and so the concentration at 5 to 10: a broad law, in which the images of one
-        # kind find a common direction before it becomes narrow.
+        # |u| starts at some thousandths, so the concentration starts at 5 to 10. In such a broad law the images of one
+        # kind find a common direction before the law becomes narrow.
         nn.init.constant_(torch.as_tensor(last.bias)[1:2], math.log(200.0))
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (batch, C, H, W) to features of a :class:`Pose`, (batch, 3 M + 6), and M more for M > 1."""
+        """Features of a :class:`Pose` for images (batch, C, H, W): (batch, 3 M + 6), and M more if M > 1."""
         if x.shape[-3] != self.channels:
             raise ValueError(
                 f"PolarCanonicalizer expected images of {self.channels} channels, got {x.shape[-3]}: its shape is that "

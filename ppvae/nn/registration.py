@@ -1,4 +1,4 @@
-"""What every VAE class says of itself: its parameters to Pyro, its options to a saved file."""
+"""What every VAE class records: its parameters for Pyro, its options for a saved file."""
 
 import difflib
 import functools
@@ -21,8 +21,13 @@ _listening = ContextVar("_listening", default=True)
 def register(module: nn.Module) -> None:
     """Give the trainable parameters of ``module`` to Pyro's parameter store, as ``pyro.module`` does.
 
-    The name is unique to the instance, copies and unpickled instances included. Under a name shared by two instances
-    the store keeps the parameters of the first, and plain SVI never trains the second, in silence.
+    The name is unique to the instance, also to copies and unpickled instances. If two instances shared a name, the
+    store would keep the parameters of the first, and plain SVI would never train the second, without a word.
+
+    >>> with pyro.get_param_store().scope():
+    ...     register(nn.Linear(1, 1))
+    ...     [name.partition("$$$")[2] for name in pyro.get_param_store()]
+    ['weight', 'bias']
 
     :param module: the VAE; call this first in its model and in its guide.
     """
@@ -31,15 +36,20 @@ def register(module: nn.Module) -> None:
     if module not in _names:
         _names[module] = f"{type(module).__name__}-{next(_count)}"
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad:  # pyro.module warns of each frozen parameter at every call
+        if parameter.requires_grad:  # pyro.module would warn of each frozen parameter at every call
             pyro.param(f"{_names[module]}$$${name}", parameter)
 
 
 @contextmanager
 def unregistered() -> Iterator[None]:
-    """Make :func:`register` do nothing, where parameters are taken from the module and no one reads Pyro's store.
+    """Make :func:`register` do nothing, for callers that take parameters from the module and not from Pyro's store.
 
     A message for each parameter in model and guide costs more than tracing their sample sites.
+
+    >>> with pyro.get_param_store().scope(), unregistered():
+    ...     register(nn.Linear(1, 1))
+    ...     len(pyro.get_param_store())
+    0
     """
     token = _listening.set(False)
     try:
@@ -49,10 +59,17 @@ def unregistered() -> Iterator[None]:
 
 
 def records_options(init: Callable[..., None]) -> Callable[..., None]:
-    """Decorate ``__init__`` so that the instance knows the options that built it, as ``options``.
+    """Decorate ``__init__`` so that the instance keeps the options that built it, as ``options``.
 
-    :func:`ppvae.save` writes them beside the weights and :func:`ppvae.load` builds the instance from them. Options
-    with their default value are recorded too: a later change of a default does not change a saved model.
+    :func:`ppvae.save` writes them beside the weights, and :func:`ppvae.load` builds the instance from them. Options
+    that have their default value are recorded too, so a later change of a default does not change a saved model.
+
+    >>> class Scaled(nn.Module):
+    ...     @records_options
+    ...     def __init__(self, dim: int, scale: float = 1.0):
+    ...         super().__init__()
+    >>> Scaled(3).options
+    {'dim': 3, 'scale': 1.0}
     """
     signature = inspect.signature(init)
 

@@ -1,7 +1,7 @@
 """The parts of a VAE by name: one table for each kind of part, read without torch.
 
-The command line offers what stands here, and :func:`ppvae.load` builds nothing else from a file. Each table maps the
-name on the command line to a :class:`Part`, which says in which space the part lives and what it reads:
+The command line offers what stands here, and :func:`ppvae.load` finds here the parts that a file names. Each table maps
+the name on the command line to a :class:`Part`, which says in which space the part lives and what it reads:
 
     >>> HEADS["VonMisesFisher"].space
     'sphere'

@@ -44,7 +44,16 @@ __all__ = ["S2S1", "S2S2", "AxisAngle", "Polar", "Quaternion", "SO3NormalHead"]
 
 
 class RotationMap(Protocol):
-    """A module from ``features`` numbers to a rotation."""
+    """What :class:`SO3NormalHead` needs of a map from ``features`` numbers to a rotation.
+
+    >>> class Turn(nn.Module):
+    ...     '''A turn about the third axis, by a feature in radians.'''
+    ...     features = 1
+    ...     def forward(self, h):
+    ...         return so3.exp(torch.cat([0 * h, 0 * h, h], -1))
+    >>> SO3NormalHead(Turn()).features
+    4
+    """
 
     features: int
 
@@ -76,7 +85,12 @@ class S2S2(nn.Module):
         e_1 = \frac{a}{|a|}, \qquad e_2 \propto b - (e_1 \cdot b) e_1, \qquad e_3 = e_1 \times e_2, \qquad
         R = (e_1, e_2, e_3)
 
-    Undefined where a and b are collinear to rounding.
+    It is undefined if a and b are collinear to rounding.
+
+    >>> S2S2()(torch.tensor([2.0, 0.0, 0.0, 1.0, 3.0, 0.0]))
+    tensor([[1., 0., 0.],
+            [0., 1., 0.],
+            [0., 0., 1.]])
     """
 
     features = 6
@@ -101,14 +115,18 @@ class S2S2(nn.Module):
 
 
 class Polar(nn.Module):
-    r"""A matrix A of R^{3x3} to the nearest rotation, its polar factor where det A > 0; a continuous section
-    [3].
+    r"""A matrix A of R^{3x3} to the nearest rotation, its polar factor if det A > 0; a continuous section [3].
 
     .. math::
         R = \arg\max_{R \in SO(3)} \mathrm{tr}(A^T R)
 
-    Undefined where :math:`s_2 + s_3 = 0` for the singular values of A, the last with the sign of det A
-    (:func:`ppvae.manifolds.so3.project`).
+    It is undefined if :math:`s_2 + s_3 = 0`, with the singular values of A in descending order, the last with the sign
+    of det A (:func:`ppvae.manifolds.so3.project`).
+
+    >>> Polar()(torch.tensor([0.0, -2.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 1.0])).round(decimals=4) + 0
+    tensor([[ 0., -1.,  0.],
+            [ 1.,  0.,  0.],
+            [ 0.,  0.,  1.]])
     """
 
     features = 9
@@ -126,8 +144,13 @@ class Polar(nn.Module):
 class Quaternion(nn.Module):
     r"""A vector of R^4 to the rotation of the unit quaternion (w, x, y, z) along it.
 
-    No continuous section: q and -q give one rotation, and along a loop of rotations that turns once by 2 pi a
-    continuous choice of q ends at -q. Undefined at 0.
+    It has no continuous section: q and -q give one rotation, and along a loop of rotations that turns once by 2 pi a
+    continuous choice of q ends at -q. It is undefined at 0.
+
+    >>> Quaternion()(torch.tensor([1.0, 0.0, 0.0, 1.0])).round(decimals=4) + 0  # a quarter turn about the third axis
+    tensor([[ 0., -1.,  0.],
+            [ 1.,  0.,  0.],
+            [ 0.,  0.,  1.]])
     """
 
     features = 4
@@ -146,7 +169,12 @@ class Quaternion(nn.Module):
 class AxisAngle(nn.Module):
     r"""A vector v of R^3 to the rotation exp(v) by ``|v|`` radians about it, defined everywhere.
 
-    No continuous section: SO(3) is compact and without boundary, and no such 3-manifold lies in R^3.
+    It has no continuous section, because no compact 3-manifold without boundary, such as SO(3), lies in R^3.
+
+    >>> AxisAngle()(torch.tensor([0.0, 0.0, torch.pi / 2])).round(decimals=4) + 0
+    tensor([[ 0., -1.,  0.],
+            [ 1.,  0.,  0.],
+            [ 0.,  0.,  1.]])
     """
 
     features = 3
@@ -168,8 +196,13 @@ class S2S1(nn.Module):
     .. math::
         R = \cos t \, I + \sin t \, \hat u + (1 - \cos t) \, u u^T
 
-    No continuous section: the loops of S^2 x S^1 are those of the circle, of which none is contractible when
-    run twice, as that of SO(3) is; at R = I every axis would do. Undefined where a = 0 or b = 0.
+    It has no continuous section: the loop of SO(3) that turns once by 2 pi is contractible only when it is run twice,
+    and S^2 x S^1 has no such loop. At R = I every axis fits. It is undefined if a = 0 or b = 0.
+
+    >>> S2S1()(torch.tensor([0.0, 0.0, 3.0, 0.0, 2.0]))  # a quarter turn about the third axis
+    tensor([[ 0., -1.,  0.],
+            [ 1.,  0.,  0.],
+            [ 0.,  0.,  1.]])
     """
 
     features = 5
@@ -188,9 +221,18 @@ class S2S1(nn.Module):
 
 
 class SO3NormalHead(nn.Module):
-    r"""q(z | h) = SO3Normal(mean(h), scale(h)): :math:`z = \mu \exp(v)`, v ~ N(0, diag :math:`\sigma^2`).
+    """q(z | h) = SO3Normal(mu, sigma) on rotations: z = mu exp(v) with v ~ N(0, diag sigma^2), radians.
 
-    :param mean: map from ``mean.features`` features to the rotation :math:`\mu`; :class:`S2S2` where None.
+    mu is a map of the first features, sigma = softplus(.) + 1e-4 of the last three.
+
+    >>> head = SO3NormalHead()
+    >>> q = head(torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]))
+    >>> q.loc
+    tensor([[1., 0., 0.],
+            [0., 1., 0.],
+            [0., 0., 1.]])
+
+    :param mean: map from ``mean.features`` features to the rotation mu, by default :class:`S2S2`.
     """
 
     @records_options
@@ -202,6 +244,6 @@ class SO3NormalHead(nn.Module):
     def forward(self, h: Tensor) -> SO3Normal:
         """The law for features (..., features): those of the mean, then three for the scales."""
         _check(self, h)
-        # A float32 matrix tells angles to 1e-7: far below 1e-4 radians a density would be that of rounding.
+        # A float32 matrix resolves angles to 1e-7: a density far narrower than 1e-4 radians would be one of rounding.
         scale = F.softplus(h[..., -3:]) + 1e-4
         return SO3Normal(self.mean(h[..., :-3]), scale)

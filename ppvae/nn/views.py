@@ -3,8 +3,8 @@ r"""How an image of an object changes when the object turns about the line of si
 .. math::
     x(\exp(t e_3) R) = \mathrm{rotate}(x(R), t)
 
-for a view along the third axis in parallel projection, with a light that comes from the viewer. Of the other turns of
-the object an image does not say what they make of it.
+for a view along the third axis in parallel projection, with a light that comes from the viewer. What other turns of the
+object do to its image cannot be read off the image.
 """
 
 import math
@@ -23,9 +23,13 @@ __all__ = ["RandomTurn"]
 class RandomTurn:
     """Images turned counter-clockwise about their middle, each by an angle drawn uniformly on the circle.
 
-    Draws come from torch's global generator, so that a seed of ``fit`` governs them.
+    Draws come from torch's global generator, so the seed of ``fit`` determines them.
 
-    :param background: the value that comes in from beyond the edge.
+    >>> turned, g = RandomTurn()(torch.zeros(5, 1, 8, 8))
+    >>> turned.shape, g.shape
+    (torch.Size([5, 1, 8, 8]), torch.Size([5, 3, 3]))
+
+    :param background: the value of the image beyond its edge.
     """
 
     background: float = 0.0

@@ -49,6 +49,10 @@ def spherical_harmonics(degree: int, x: Tensor) -> list[Tensor]:
     :param x: unit vectors, shape ``(..., 3)``.
     :return: for each l a tensor of shape ``(..., 2l + 1)``, m from -l to l; without the sign :math:`(-1)^m`
         of Condon and Shortley, so that :math:`Y_1 = \sqrt{3 / 4 \pi} \, (y, z, x)`.
+
+    >>> y_0, y_1 = spherical_harmonics(1, torch.tensor([1.0, 0.0, 0.0]))
+    >>> y_0, y_1  # 1 / sqrt(4 pi), and sqrt(3 / 4 pi) (y, z, x)
+    (tensor([0.2821]), tensor([0.0000, 0.0000, 0.4886]))
     """
     a, b, z = x.unbind(-1)
     real, imaginary = [torch.ones_like(z)], [torch.zeros_like(z)]
@@ -94,7 +98,13 @@ class WignerD(nn.Module):
     r"""The real Wigner-D matrices :math:`D^0(R), \dots, D^L(R)` of rotations, orthogonal and multiplicative
     in R.
 
-    The error is some l rounding units of the dtype.
+    The error of the block of degree l is about l rounding units of the dtype.
+
+    >>> r, s = (torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0] for _ in range(2))
+    >>> r, s = r * r.det(), s * s.det()
+    >>> wigner = WignerD(3).double()
+    >>> torch.allclose(wigner(r)[3] @ wigner(s)[3], wigner(r @ s)[3])
+    True
 
     :param degree: L >= 0.
     :raises ValueError: if the degree is negative.
@@ -112,7 +122,7 @@ class WignerD(nn.Module):
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
-        for l, c in enumerate(self._exact, 2):  # or double() would keep the digits of float32
+        for l, c in enumerate(self._exact, 2):  # else double() would keep the digits of float32
             setattr(self, f"c{l}", c.to(getattr(self, f"c{l}")))
         return self
 
@@ -135,12 +145,15 @@ class ActionDecoder(nn.Module):
     .. math::
         \hat x = f(D(R) F), \qquad D(R) = \mathrm{diag}(D^0(R), \dots, D^L(R)), \qquad F \in R^{(L+1)^2 \times c}
 
-    A rotation S of the object, R -> S R, then acts on the coefficients as D(S), whatever f is. The
-    alternative is the perceptron on the nine entries of R, ``MLP((3, 3), ...)``, which can be far from any
-    action.
+    A rotation S of the object, R -> S R, then acts on the coefficients as D(S), whatever f is. A perceptron on the nine
+    entries of R, ``MLP((3, 3), ...)``, can be far from any action.
 
-    :param network: f, from ``(L + 1)^2 * copies`` coefficients to the features of the likelihood; the
-        coefficients themselves where None.
+    >>> decoder = ActionDecoder(nn.Linear(8, 5), degree=1, copies=2)
+    >>> decoder(torch.eye(3).expand(7, 3, 3)).shape
+    torch.Size([7, 5])
+
+    :param network: f, from ``(L + 1)^2 * copies`` coefficients to the features of the likelihood; by default the
+        identity.
     :param degree: L >= 0.
     :param copies: c, the number of functions on the sphere that rotate together.
     """

@@ -205,7 +205,7 @@ def test_chains_of_the_posterior():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="steps: expected at least 1, got 0; without any it is GaussianVAE"):
+    with pytest.raises(ValueError, match="steps: expected at least 1, got 0; for none take GaussianVAE"):
         HamiltonianVAE((3,), steps=0)
     with pytest.raises(ValueError, match="max_step_size: expected a positive number, got 0"):
         HamiltonianVAE((3,), max_step_size=0)

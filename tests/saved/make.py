@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ppvae.models import (
     MCEVAE,
     SO3VAE,
+    VAE,
     ConditionalVAE,
     GaussianMixtureVAE,
     GaussianVAE,
@@ -36,6 +37,7 @@ from torch import nn
 import ppvae
 from ppvae.infer import CenterMessenger
 from ppvae.infer.sites import latents
+from ppvae.latents import Gaussian, GaussianMixture, Hyperbolic, Rotation, Spherical, Torus, Vamp
 from ppvae.nn import (
     S2S1,
     S2S2,
@@ -144,6 +146,11 @@ VAES: dict[str, Callable[[], nn.Module]] = {
         PolarCanonicalizer(IMAGE, (4,), 16, 4, directions=2),
         W,
     ),
+    "vae-spheres": lambda: VAE(IMAGE, Spherical(4, copies=3), hidden=W),
+    "vae-pose-and-style": lambda: VAE(VECTOR, {"pose": Rotation(), "style": Gaussian(2)}, hidden=W, likelihood=HALF),
+    "vae-vamp-torus": lambda: VAE(VECTOR, Vamp(VECTOR, Torus(2), 4), hidden=W),
+    "vae-hyperbolic-condition": lambda: VAE(VECTOR, Hyperbolic(3, 1.5), OneHotCondition(4), W),
+    "vae-clusters": lambda: VAE(VECTOR, GaussianMixture(2, 3), hidden=W),
     "mce-canonical": lambda: MCEVAE(IMAGE, 2, Clusters(3, 4), hidden=W, canonical=BernoulliLikelihood()),
 }
 

@@ -1,4 +1,7 @@
-"""The objectives by name: one lazy table, which imports torch only when a class is asked for."""
+"""The objectives, one bound or divergence a file, and their table by name.
+
+The table is read without torch; a class is imported when it is asked for.
+"""
 
 import difflib
 from importlib import import_module
@@ -46,4 +49,4 @@ def find(name: str) -> type:
         near = difflib.get_close_matches(str(name), OBJECTIVES, n=3) or names()
         raise ValueError(f"no objective is named {name!r}; did you mean {' or '.join(map(repr, near))}?")
     file, cls, _ = OBJECTIVES[name]
-    return getattr(import_module(f"ppvae.infer.{file}"), cls)
+    return getattr(import_module(f"{__name__}.{file}"), cls)

@@ -25,9 +25,9 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ppvae.infer.divergences import find, names
-from ppvae.infer.elbo import TensorELBO, kl_terms, reconstruction_terms, sum_terms
 from ppvae.infer.handlers import PriorMessenger
+from ppvae.infer.objectives.divergences import find, names
+from ppvae.infer.objectives.elbo import TensorELBO, kl_terms, reconstruction_terms, sum_terms
 from ppvae.infer.sites import Needs, Site, is_deterministic, latents, number_of_data, observations, plates
 
 
@@ -85,6 +85,8 @@ class InfoVAE_ELBO(TensorELBO):
                     f"either, got {divergence!r}"
                 )
         self.divergences, self.alpha, self.lambda_ = divergences, alpha, lambda_
+        if alpha + lambda_ > 1:
+            self.min_batch = 2  # one datum has no aggregate posterior
 
     def needs(self, name: str) -> Needs:
         compared = name in self.divergences if isinstance(self.divergences, Mapping) else True

@@ -78,6 +78,11 @@ class TensorELBO(PyroELBO):
                     )
         return model_trace, guide_trace
 
+    #: The least number of data in a batch that the objective can take.
+    min_batch: int = 1
+    #: The greatest, None without a limit.
+    max_batch: int | None = None
+
     def needs(self, name: str) -> Needs:
         """What the objective needs of the guide at a latent, see :func:`ppvae.infer.sites.check_pair`."""
         return "bound"
@@ -139,12 +144,16 @@ def reconstruction_terms(model_trace: Trace) -> dict[str, Tensor]:
     return {site["name"]: log_prob(model_trace, site) for site in observations(model_trace)}
 
 
-def kl_terms(model_trace: Trace, guide_trace: Trace, skip: Collection[str] = ()) -> dict[str, Tensor]:
-    """An unbiased estimate of KL(q || p) for each latent, in the shape of the plates; exact where a closed form is
+def kl_terms(
+    model_trace: Trace, guide_trace: Trace, skip: Collection[str] = (), sampled: set[str] | None = None
+) -> dict[str, Tensor]:
+    """An unbiased estimate of KL(q || p) for each latent, in the shape of the plates; exact if a closed form is
     registered.
 
-    :param skip: sites of which no density is evaluated.
+    :param skip: sites whose densities are not evaluated.
+    :param sampled: a set to which the names of the sites without a closed form are added.
     """
+    sampled = set() if sampled is None else sampled
     names = [site["name"] for site in latents(guide_trace)]
     same_order = [name for name in names if name in model_trace] == [site["name"] for site in latents(model_trace)]
     terms = {}
@@ -153,6 +162,7 @@ def kl_terms(model_trace: Trace, guide_trace: Trace, skip: Collection[str] = ())
             continue
         q: Site = guide_trace.nodes[name]
         if name not in model_trace:  # an auxiliary variable of the guide
+            sampled.add(name)
             terms[name] = log_prob(guide_trace, q)
             continue
         p: Site = model_trace.nodes[name]
@@ -160,10 +170,12 @@ def kl_terms(model_trace: Trace, guide_trace: Trace, skip: Collection[str] = ())
             if not (same_order and same_scale(p["scale"], q["scale"]) and p["mask"] is q["mask"]):
                 raise NotImplementedError
             terms[name] = scale_and_mask(kl_divergence(q["fn"], p["fn"]), q["scale"], q["mask"])
-        except NotImplementedError:  # what torch raises where no closed form is registered
+        except NotImplementedError:  # what torch raises if no closed form is registered
+            sampled.add(name)
             terms[name] = log_prob(guide_trace, q) - log_prob(model_trace, p)
     for factor in observations(guide_trace):
         if factor["name"] not in skip:
+            sampled.add(factor["name"])
             terms[factor["name"]] = log_prob(guide_trace, factor)
     return terms
 

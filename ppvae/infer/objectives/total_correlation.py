@@ -27,7 +27,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from ppvae.infer.elbo import TensorELBO, reconstruction_terms
+from ppvae.infer.objectives.elbo import TensorELBO, reconstruction_terms
 from ppvae.infer.sites import Site, base_law, is_deterministic, latents, plates, same_scale
 
 
@@ -75,6 +75,7 @@ class TotalCorrelation_ELBO(TensorELBO):
         if num_data is not None and num_data < 2:
             raise ValueError(f"num_data: expected at least 2, got {num_data}")
         self.beta, self.alpha, self.gamma, self.num_data = beta, alpha, gamma, num_data
+        self.min_batch, self.max_batch = 2, num_data
 
     def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         pairs: list[Tensor] = []

@@ -1,0 +1,1 @@
+"""What `Regularized` adds to an objective: penalties that run model and guide as they like."""
