@@ -37,8 +37,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, IterableDataset
 
 import ppvae
-from ppvae.infer.divergences import InverseMultiquadric, mmd
-from ppvae.infer.info_vae import InfoVAE_ELBO
+from ppvae.infer import InfoVAE_ELBO, InverseMultiquadric, mmd
 from ppvae.manifolds import Circle
 from ppvae.metrics import winding_number
 from ppvae.nn import CircleEmbedding, NormalLikelihood, RotatePlanes, UnrolledCircleHead, invariance

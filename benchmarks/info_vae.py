@@ -41,7 +41,7 @@ from torch import Tensor
 
 import ppvae
 from ppvae.infer import ELBO, Beta_ELBO, InfoVAE_ELBO, TensorELBO, energy_distance
-from ppvae.infer.divergences import find
+from ppvae.infer.objectives.divergences import find
 from ppvae.isolation import isolated_param_store
 from ppvae.metrics import knn_accuracy
 from ppvae.nn import PowerSphericalHead, SphericalDeltaHead

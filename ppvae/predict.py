@@ -20,7 +20,7 @@ from torch.distributions.constraints import is_dependent
 from ppvae.distributions import center
 from ppvae.distributions.base import base_law
 from ppvae.infer import ELBO, CenterMessenger
-from ppvae.infer.iwae import LogWeights
+from ppvae.infer.objectives.iwae import LogWeights
 from ppvae.infer.sites import data_first, data_last, latents, plate_nesting
 from ppvae.inputs import check_finite, check_support, integer, on_disk, read_rows, to_tensors
 from ppvae.steps import CompiledLikelihood, narrate

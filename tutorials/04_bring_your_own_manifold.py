@@ -24,8 +24,7 @@ from pyro.distributions import constraints
 import ppvae
 from ppvae import plotting
 from ppvae.distributions import EmbeddedPushforward
-from ppvae.infer import InfoVAE_ELBO
-from ppvae.infer.divergences import InverseMultiquadric, mmd
+from ppvae.infer import InfoVAE_ELBO, InverseMultiquadric, mmd
 from ppvae.metrics import embedding_report
 from ppvae.nn import CircleEmbedding, NormalLikelihood, RotatePlanes, UnrolledCircleHead
 

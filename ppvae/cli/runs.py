@@ -24,7 +24,7 @@ from ppvae.cli import processes
 from ppvae.cli.options import TOLD, fit_options, model_options, record
 from ppvae.cli.preparation import Prepared, open_data, prepare, settle
 from ppvae.infer import ELBO
-from ppvae.infer.elbo import kl_terms
+from ppvae.infer.objectives.base import kl_terms
 from ppvae.infer.sites import latents
 from ppvae.inputs import to_tensors
 from ppvae.io import write

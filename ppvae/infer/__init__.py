@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ppvae.infer.batched_hmc import BatchedHMC, BatchedMCMC
-    from ppvae.infer.beta import Beta_ELBO, Capacity_ELBO, FreeBits_ELBO
-    from ppvae.infer.divergences import (
+    from ppvae.infer.handlers import CenterMessenger, PriorMessenger
+    from ppvae.infer.independence import Cycle, IndependenceMetropolis
+    from ppvae.infer.objectives.base import TensorELBO
+    from ppvae.infer.objectives.beta import Beta_ELBO
+    from ppvae.infer.objectives.capacity import Capacity_ELBO
+    from ppvae.infer.objectives.divergences import (
         InverseMultiquadric,
         Laplace,
         SquaredExponential,
@@ -17,20 +21,19 @@ if TYPE_CHECKING:
         mmd,
         sliced_wasserstein,
     )
-    from ppvae.infer.dreg import DReG_ELBO
-    from ppvae.infer.elbo import ELBO, TensorELBO
-    from ppvae.infer.enumerated import EnumeratedELBO
-    from ppvae.infer.equivariance import Continuity, Equivariance
-    from ppvae.infer.handlers import CenterMessenger, PriorMessenger
-    from ppvae.infer.independence import Cycle, IndependenceMetropolis
-    from ppvae.infer.info_vae import InfoVAE_ELBO
-    from ppvae.infer.invariance import Invariance
-    from ppvae.infer.iwae import IWAE_ELBO
-    from ppvae.infer.labels import LabelTerm
-    from ppvae.infer.miwae import CIWAE_ELBO, MIWAE_ELBO, PIWAE_ELBO
-    from ppvae.infer.rae import CodeNorm, DecoderGradient
-    from ppvae.infer.regularized import Regularized
-    from ppvae.infer.total_correlation import TotalCorrelation_ELBO
+    from ppvae.infer.objectives.dreg import DReG_ELBO
+    from ppvae.infer.objectives.elbo import ELBO
+    from ppvae.infer.objectives.enumerated import EnumeratedELBO
+    from ppvae.infer.objectives.free_bits import FreeBits_ELBO
+    from ppvae.infer.objectives.info_vae import InfoVAE_ELBO
+    from ppvae.infer.objectives.iwae import IWAE_ELBO
+    from ppvae.infer.objectives.miwae import CIWAE_ELBO, MIWAE_ELBO, PIWAE_ELBO
+    from ppvae.infer.objectives.regularized import Regularized
+    from ppvae.infer.objectives.terms.equivariance import Continuity, Equivariance
+    from ppvae.infer.objectives.terms.invariance import Invariance
+    from ppvae.infer.objectives.terms.labels import LabelTerm
+    from ppvae.infer.objectives.terms.rae import CodeNorm, DecoderGradient
+    from ppvae.infer.objectives.total_correlation import TotalCorrelation_ELBO
 
 __all__ = [
     "CIWAE_ELBO",
@@ -69,8 +72,12 @@ __all__ = [
 
 _FILES = {
     "batched_hmc": ("BatchedHMC", "BatchedMCMC"),
-    "beta": ("Beta_ELBO", "Capacity_ELBO", "FreeBits_ELBO"),
-    "divergences": (
+    "handlers": ("CenterMessenger", "PriorMessenger"),
+    "independence": ("Cycle", "IndependenceMetropolis"),
+    "objectives.base": ("TensorELBO",),
+    "objectives.beta": ("Beta_ELBO",),
+    "objectives.capacity": ("Capacity_ELBO",),
+    "objectives.divergences": (
         "InverseMultiquadric",
         "Laplace",
         "SquaredExponential",
@@ -78,20 +85,19 @@ _FILES = {
         "mmd",
         "sliced_wasserstein",
     ),
-    "dreg": ("DReG_ELBO",),
-    "elbo": ("ELBO", "TensorELBO"),
-    "enumerated": ("EnumeratedELBO",),
-    "equivariance": ("Continuity", "Equivariance"),
-    "handlers": ("CenterMessenger", "PriorMessenger"),
-    "independence": ("Cycle", "IndependenceMetropolis"),
-    "info_vae": ("InfoVAE_ELBO",),
-    "invariance": ("Invariance",),
-    "iwae": ("IWAE_ELBO",),
-    "labels": ("LabelTerm",),
-    "miwae": ("CIWAE_ELBO", "MIWAE_ELBO", "PIWAE_ELBO"),
-    "rae": ("CodeNorm", "DecoderGradient"),
-    "regularized": ("Regularized",),
-    "total_correlation": ("TotalCorrelation_ELBO",),
+    "objectives.dreg": ("DReG_ELBO",),
+    "objectives.elbo": ("ELBO",),
+    "objectives.enumerated": ("EnumeratedELBO",),
+    "objectives.free_bits": ("FreeBits_ELBO",),
+    "objectives.info_vae": ("InfoVAE_ELBO",),
+    "objectives.iwae": ("IWAE_ELBO",),
+    "objectives.miwae": ("CIWAE_ELBO", "MIWAE_ELBO", "PIWAE_ELBO"),
+    "objectives.regularized": ("Regularized",),
+    "objectives.terms.equivariance": ("Continuity", "Equivariance"),
+    "objectives.terms.invariance": ("Invariance",),
+    "objectives.terms.labels": ("LabelTerm",),
+    "objectives.terms.rae": ("CodeNorm", "DecoderGradient"),
+    "objectives.total_correlation": ("TotalCorrelation_ELBO",),
 }
 
 

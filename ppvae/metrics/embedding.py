@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppvae.infer.divergences import InverseMultiquadric, Kernel
+from ppvae.infer.objectives.divergences import InverseMultiquadric, Kernel
 from ppvae.manifolds.embeddings import Embedding, gauss_newton, log_volume
 
 NEAR = 0.02  # of the size of f(Z): two images this close are taken for one point

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppvae.infer.divergences import SquaredExponential, mmd
+from ppvae.infer.objectives.divergences import SquaredExponential, mmd
 from ppvae.manifolds.embeddings import CircleEmbedding, FlatTorusEmbedding, SphereEmbedding, SwissRollEmbedding
 from ppvae.metrics import embedding_report, permutation_test
 

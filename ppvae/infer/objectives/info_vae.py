@@ -25,9 +25,9 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ppvae.infer.divergences import find, names
-from ppvae.infer.elbo import TensorELBO, kl_terms, reconstruction_terms, sum_terms
 from ppvae.infer.handlers import PriorMessenger
+from ppvae.infer.objectives.base import TensorELBO, kl_terms, reconstruction_terms, sum_terms
+from ppvae.infer.objectives.divergences import find, names
 from ppvae.infer.sites import Needs, Site, is_deterministic, latents, number_of_data, observations, plates
 
 

@@ -14,11 +14,11 @@ from ppvae.infer import (
     InverseMultiquadric,
     Laplace,
     SquaredExponential,
-    divergences,
     energy_distance,
     mmd,
     sliced_wasserstein,
 )
+from ppvae.infer.objectives import divergences
 from ppvae.manifolds import SO3, Sphere, Torus, sphere
 from ppvae.random import seeded
 

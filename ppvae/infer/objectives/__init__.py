@@ -17,8 +17,8 @@ OBJECTIVES: dict[str, tuple[str, str, str]] = {
     "piwae": ("miwae", "PIWAE_ELBO", "importance weighted bound for the model, the mean of several for the guide"),
     "enumerated": ("enumerated", "EnumeratedELBO", "ELBO that sums over discrete latents exactly"),
     "beta": ("beta", "Beta_ELBO", "ELBO with beta times the KL: simpler codes, worse reconstruction"),
-    "capacity": ("beta", "Capacity_ELBO", "holds the KL at a capacity, which warm-up raises from 0"),
-    "free-bits": ("beta", "FreeBits_ELBO", "ELBO with the first nats of each latent's KL free, against collapse"),
+    "capacity": ("capacity", "Capacity_ELBO", "holds the KL at a capacity, which warm-up raises from 0"),
+    "free-bits": ("free_bits", "FreeBits_ELBO", "ELBO with the first nats of each latent's KL free, against collapse"),
     "total-correlation": (
         "total_correlation",
         "TotalCorrelation_ELBO",
@@ -46,4 +46,4 @@ def find(name: str) -> type:
         near = difflib.get_close_matches(str(name), OBJECTIVES, n=3) or names()
         raise ValueError(f"no objective is named {name!r}; did you mean {' or '.join(map(repr, near))}?")
     file, cls, _ = OBJECTIVES[name]
-    return getattr(import_module(f"ppvae.infer.{file}"), cls)
+    return getattr(import_module(f"{__name__}.{file}"), cls)

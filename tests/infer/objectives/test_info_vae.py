@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import ppvae
 from ppvae.infer import ELBO, InfoVAE_ELBO, SquaredExponential, TensorELBO, energy_distance, mmd
-from ppvae.infer.divergences import names
+from ppvae.infer.objectives.divergences import names
 from ppvae.isolation import isolated_param_store
 from ppvae.manifolds import Sphere
 from ppvae.nn import PowerSphericalHead, SphericalDeltaHead

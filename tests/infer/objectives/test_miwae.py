@@ -13,7 +13,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppvae.infer import CIWAE_ELBO, ELBO, IWAE_ELBO, MIWAE_ELBO, PIWAE_ELBO, DReG_ELBO
-from ppvae.infer.dreg import SplitELBO
+from ppvae.infer.objectives.dreg import SplitELBO
 from ppvae.isolation import isolated_param_store
 from ppvae.random import seeded
 
