@@ -44,6 +44,7 @@ from ppvae.train.batches import MemoryBatches
 from ppvae.train.compiled import Graph, make_step, resolve_compile_mode
 from ppvae.train.step import EpochTotals, Gradients
 from ppvae.turns import Session
+from ppvae.vae import VAE
 
 Block = Callable[[], None]  # runs all steps of a block
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -158,7 +159,7 @@ def captured(net: dict[str, Any], x: Tensor, samples: int = 1) -> Block:
     return block
 
 
-def model(net: dict[str, Any], law: str) -> nn.Module:
+def model(net: dict[str, Any], law: str) -> VAE:
     dim = net["dim"]
     if law == "vMF":
         return SphericalVAE(net["shape"], dim, encoder=net["encoder"](dim + 1), decoder=net["decoder"](dim)).to(DEVICE)
