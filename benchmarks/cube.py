@@ -35,6 +35,7 @@ from ppvae.distributions import SO3Uniform
 from ppvae.manifolds import SO3, so3
 from ppvae.metrics import automorphism, closed_geodesics, discontinuity, equivariance_error, rotation_class
 from ppvae.nn import MLP, S2S2, ActionDecoder, NormalLikelihood, Quaternion, SO3NormalHead
+from ppvae.vae import VAE
 
 RESULTS = Path(__file__).parent / "results" / "cube.json"
 ROWS = [("S2S2", "action"), ("S2S2", "MLP"), ("quaternion", "action"), ("Gaussian-3", "MLP")]
@@ -64,15 +65,13 @@ def deconvolutions(side: int, features: int, width: int) -> nn.Module:
     return nn.Sequential(*layers, nn.LeakyReLU(0.2), nn.ConvTranspose2d(channels, 3, 4, 2, 1))
 
 
-def train(
-    row: tuple[str, str], x: torch.Tensor, valid: torch.Tensor, size: dict, device: str
-) -> tuple[nn.Module, dict]:
+def train(row: tuple[str, str], x: torch.Tensor, valid: torch.Tensor, size: dict, device: str) -> tuple[VAE, dict]:
     shape, side, width, epochs = x.shape[1:], size["side"], size["width"], size["epochs"]
     options = {"validation": valid, "batch_size": size["batch"], "seed": 0, "device": device, "progress": False}
     noise = NormalLikelihood(0.15)
     torch.manual_seed(0)
     if row[0] == "Gaussian-3":
-        vae: nn.Module = GaussianVAE(
+        vae: VAE = GaussianVAE(
             shape, 3, encoder=encoder(side, 6, width), decoder=deconvolutions(side, 3, width), likelihood=noise
         )
         return vae, ppvae.fit(vae, x, epochs=epochs, **options).best
@@ -92,7 +91,7 @@ def train(
     return vae, ppvae.fit(vae, x, epochs=epochs - epochs // 3 - epochs // 6, **options).best
 
 
-def evaluate(vae: nn.Module, size: dict, device: str) -> dict:
+def evaluate(vae: VAE, size: dict, device: str) -> dict:
     def views(r: torch.Tensor) -> torch.Tensor:
         return render(cube().to(device), r, size["side"])
 

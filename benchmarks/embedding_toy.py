@@ -42,6 +42,7 @@ from ppvae.infer.objectives.info_vae import InfoVAE_ELBO
 from ppvae.manifolds import Circle
 from ppvae.metrics import winding_number
 from ppvae.nn import CircleEmbedding, NormalLikelihood, RotatePlanes, UnrolledCircleHead, invariance
+from ppvae.vae import VAE
 
 RESULTS = Path(__file__).parent / "results"
 D, NOISE, BATCH = 100, 0.1, 256
@@ -87,7 +88,7 @@ class Stream(IterableDataset):
             yield self.toy.sample(BATCH, self.noise, self.generator)
 
 
-def models(f: nn.Module, learned: bool) -> dict[str, Callable[[], nn.Module]]:
+def models(f: nn.Module, learned: bool) -> dict[str, Callable[[], VAE]]:
     def options() -> dict:
         return {"hidden": (100,), "likelihood": NormalLikelihood(NOISE, learned=learned)}
 
@@ -112,7 +113,7 @@ def log_normal(x: Tensor, mean: Tensor, scale: float) -> Tensor:
     return -square / (2 * scale**2) - D * (math.log(scale) + math.log(2 * math.pi) / 2)
 
 
-def evidence(vae: nn.Module, x: Tensor, n: int = 8192) -> np.ndarray | None:
+def evidence(vae: VAE, x: Tensor, n: int = 8192) -> np.ndarray | None:
     """log p(x) under the model's own decoder, on a grid of n points of a one-dimensional latent."""
     middle = (torch.arange(n) + 0.5).unsqueeze(-1) / n
     log_weight = torch.full((n,), -math.log(n), dtype=torch.float64)
@@ -135,7 +136,7 @@ def true_evidence(toy: Toy, x: Tensor, n: int = 8192) -> Tensor:
     return torch.logsumexp(log_normal(x, mean, NOISE), -1) - math.log(n)
 
 
-def course(vae: nn.Module, toy: Toy, n: int = 2000) -> tuple[float, float] | None:
+def course(vae: VAE, toy: Toy, n: int = 2000) -> tuple[float, float] | None:
     """How often the latents of the loop g(s) go round the circle, and how many turns they travel."""
     angle = 2 * math.pi * torch.arange(n) / n
     loop = toy.g(torch.stack([angle.cos(), angle.sin()], -1))

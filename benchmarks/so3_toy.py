@@ -42,6 +42,7 @@ from ppvae.data.spectral_toy import SpectralToy
 from ppvae.manifolds import SO3, so3
 from ppvae.metrics import automorphism, closed_geodesics, discontinuity, equivariance_error, rotation_class
 from ppvae.nn import MLP, S2S1, S2S2, ActionDecoder, AxisAngle, NormalLikelihood, Polar, Quaternion, SO3NormalHead
+from ppvae.vae import VAE
 
 RESULTS = Path(__file__).parent / "results" / "so3_toy.json"
 NOISE, TRAIN, BATCH, LR, EPOCHS, COARSE, SAMPLES = 0.5, 10_240, 128, 4e-3, 13, 7, 500
@@ -54,7 +55,7 @@ ROWS = [
 ]
 
 
-def make(encoder: str, decoder: str, d: int) -> nn.Module:
+def make(encoder: str, decoder: str, d: int) -> VAE:
     options = {"likelihood": NormalLikelihood(NOISE)}
     if encoder.startswith("Gaussian"):
         m = int(encoder.split("-")[1])
@@ -69,7 +70,7 @@ def make(encoder: str, decoder: str, d: int) -> nn.Module:
     return SO3VAE((d,), encoder=MLP((d,), (head.features,), (100, 100)), decoder=network, head=head, **options)
 
 
-def train(vae: nn.Module, coarse: bool, data: dict, seed: int) -> ppvae.train.Fit:
+def train(vae: VAE, coarse: bool, data: dict, seed: int) -> ppvae.train.Fit:
     options = {"validation": data["valid"], "batch_size": BATCH, "lr": LR, "progress": False}
     if not coarse:
         return ppvae.fit(vae, data["train"], epochs=EPOCHS, seed=seed, **options)
@@ -83,7 +84,7 @@ def train(vae: nn.Module, coarse: bool, data: dict, seed: int) -> ppvae.train.Fi
     return ppvae.fit(vae, data["train"], epochs=EPOCHS - COARSE, seed=seed + 1000, **options)
 
 
-def encode(vae: nn.Module, x: np.ndarray) -> np.ndarray:
+def encode(vae: VAE, x: np.ndarray) -> np.ndarray:
     """The latents of x (..., d): rotations, or vectors of a Gaussian."""
     z = ppvae.encode(vae, x.reshape(-1, x.shape[-1]).astype(np.float32))
     if isinstance(vae, SphericalVAE):
@@ -91,7 +92,7 @@ def encode(vae: nn.Module, x: np.ndarray) -> np.ndarray:
     return z.reshape(*x.shape[:-1], *z.shape[1:])
 
 
-def evaluate(vae: nn.Module, toy: SpectralToy, data: dict) -> dict:
+def evaluate(vae: VAE, toy: SpectralToy, data: dict) -> dict:
     ll = ppvae.log_likelihood(vae, data["test"], num_samples=SAMPLES, seed=0)
     z = encode(vae, toy.mean(closed_geodesics(20, 1000)))
     found = {"log_likelihood": ll.mean, "standard_error": ll.standard_error, "ess_median": float(np.median(ll.ess))}

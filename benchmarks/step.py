@@ -39,9 +39,12 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from ppvae.infer import ELBO, IWAE_ELBO
-from ppvae.isolation import isolated_param_store
-from ppvae.steps import Graph, Inductor, make_step, settle
-from ppvae.train import _Sliced
+from ppvae.nn.registration import unregistered
+from ppvae.train.batches import MemoryBatches
+from ppvae.train.compiled import Graph, make_step, resolve_compile_mode
+from ppvae.train.step import EpochTotals, Gradients
+from ppvae.turns import Session
+from ppvae.vae import VAE
 
 Block = Callable[[], None]  # runs all steps of a block
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -156,7 +159,7 @@ def captured(net: dict[str, Any], x: Tensor, samples: int = 1) -> Block:
     return block
 
 
-def model(net: dict[str, Any], law: str) -> nn.Module:
+def model(net: dict[str, Any], law: str) -> VAE:
     dim = net["dim"]
     if law == "vMF":
         return SphericalVAE(net["shape"], dim, encoder=net["encoder"](dim + 1), decoder=net["decoder"](dim)).to(DEVICE)
@@ -167,20 +170,25 @@ def ours(net: dict[str, Any], x: Tensor, law: str, mode: Any, samples: int = 1) 
     """The step of ppvae.fit, with its sums for the history and its test of the loss."""
     vae = model(net, law).train()
     optimizer = Adam(vae.parameters(), 1e-3, fused=True)
-    batches = _Sliced((x,), net["batch"], None, shuffle=True)
-    say = partial(print, file=sys.stderr)
+    batches = MemoryBatches((x,), net["batch"], None, shuffle=True)
+    announce = partial(print, file=sys.stderr)
     objective = IWAE_ELBO(samples) if samples > 1 else ELBO()
     objective.kl_weight = objective.kl_weight.to(DEVICE)
-    step = make_step(settle(mode, vae, optimizer, 0, say), vae, objective, optimizer, batches, None, say)
+    mode = resolve_compile_mode(mode, vae, optimizer, 0, announce)
+    gradients = Gradients(vae, objective, [*vae.parameters()], None)
+    step = make_step(mode, gradients, batches, optimizer, None, EpochTotals(), announce)
 
     def block() -> None:
-        with isolated_param_store(), pyro.validation_enabled(False):
+        with unregistered(), Session() as session:
             step.clear()
-            for key in batches:
-                step(*key)
+            with session.turn():
+                keys = iter(batches)
+            for key in keys:
+                with session.turn():
+                    step(*key)
             step.mean()
-        refused = step.refused if isinstance(step, Graph) else getattr(step.gradients, "refused", False)
-        if refused or (isinstance(step.gradients, Inductor) and step.gradients.compiled is None):
+        run = step if isinstance(step, Graph) else step.gradients
+        if getattr(run, "refused", False) or getattr(run, "compiled", run) is None:
             raise RuntimeError(f"{law} {mode}: measured nothing, as the step was not compiled")
 
     return block

@@ -37,7 +37,7 @@ import torch
 from numpy.typing import NDArray
 from ppvae.models import GaussianVAE, HyperbolicVAE, SphericalVAE
 from scipy.special import logsumexp
-from torch import Tensor, nn
+from torch import Tensor
 
 import ppvae
 from ppvae.manifolds import Hyperboloid, Sphere
@@ -86,7 +86,7 @@ class Tree:
         return np.array([[len(a ^ b) for b in above] for a in above])
 
 
-def distances(vae: nn.Module, z: Tensor) -> NDArray:
+def distances(vae: VAE, z: Tensor) -> NDArray:
     z = z.double()
     if isinstance(vae, HyperbolicVAE):
         return Hyperboloid().dist(z[:, None], z).numpy()
@@ -96,7 +96,7 @@ def distances(vae: nn.Module, z: Tensor) -> NDArray:
     return torch.cdist(z, z).numpy()
 
 
-def train(name: str, seed: int, args: argparse.Namespace) -> tuple[nn.Module, Tree, NDArray]:
+def train(name: str, seed: int, args: argparse.Namespace) -> tuple[VAE, Tree, NDArray]:
     tree = Tree(seed)
     x, valid, test = (tree.draw(n) for n in (4000, 500, 500))
     torch.manual_seed(seed)

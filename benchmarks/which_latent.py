@@ -30,12 +30,13 @@ from typing import Any
 import numpy as np
 import torch
 from ppvae.models import GaussianVAE, ManifoldVAE, SphericalVAE
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import ppvae
 from ppvae.metrics import winding_number
 from ppvae.nn import CircleEmbedding, FlatTorusEmbedding, NormalLikelihood, SphereEmbedding, UnrolledCircleHead
+from ppvae.vae import VAE
 
 NOISE, D = 0.1, 20
 RIGHT = {
@@ -50,7 +51,7 @@ RIGHT = {
 REAL = {"torsion angles": "torsions", "earthquakes": "earthquakes"}
 
 
-def latents(shape: tuple[int, ...], hidden: int) -> dict[str, Callable[[], nn.Module]]:
+def latents(shape: tuple[int, ...], hidden: int) -> dict[str, Callable[[], VAE]]:
     def options() -> dict:
         return {"hidden": (hidden, hidden), "likelihood": NormalLikelihood(NOISE)}
 
@@ -108,7 +109,7 @@ class Source:
         parts = [log_normal(part, mean) + log_weight for part in torch.as_tensor(x).double().split(50)]
         return torch.cat([part.logsumexp(-1) for part in parts]).numpy()
 
-    def degree(self, vae: nn.Module, n: int = 200) -> float | None:
+    def degree(self, vae: VAE, n: int = 200) -> float | None:
         """How often the latents of g(s) cover the latent manifold, s all over its own: 1 for a homeomorphism, NaN for a
         torn encoder; None for a line and a plane.
         """
@@ -125,7 +126,7 @@ class Source:
             return abs(covered(z))
         return None
 
-    def _encode(self, vae: nn.Module, s: Tensor) -> Tensor:
+    def _encode(self, vae: VAE, s: Tensor) -> Tensor:
         x = self.g(s).float()
         with torch.no_grad():
             flat = x.flatten(0, -2)
@@ -169,7 +170,7 @@ def load(name: str, seed: int, args: argparse.Namespace) -> tuple[np.ndarray, np
     return source.sample(args.n), source.sample(500), source.sample(args.held_out), source
 
 
-def train(latent: str, x: np.ndarray, valid: np.ndarray, seed: int, args: argparse.Namespace) -> nn.Module:
+def train(latent: str, x: np.ndarray, valid: np.ndarray, seed: int, args: argparse.Namespace) -> VAE:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         vae = latents(x.shape[1:], args.hidden)[latent]()
@@ -189,7 +190,7 @@ def train(latent: str, x: np.ndarray, valid: np.ndarray, seed: int, args: argpar
     return vae
 
 
-def log_evidence(vae: nn.Module, x: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def log_evidence(vae: VAE, x: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """log p(x) under the model from draws of its prior, which no guide can spoil, and their Monte Carlo errors."""
     total = square = torch.full((len(x),), -math.inf, dtype=torch.float64)
     for mean in torch.as_tensor(ppvae.generate(vae, draws, seed=seed)).split(2**13):
@@ -312,7 +313,7 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
-def density(vae: nn.Module, x: np.ndarray, area: np.ndarray, draws: int) -> np.ndarray:
+def density(vae: VAE, x: np.ndarray, area: np.ndarray, draws: int) -> np.ndarray:
     """log p(x) at points of a surface, normalised over it: nats per unit of ``area``, which is that of their cells."""
     log_p = log_evidence(vae, x.reshape(area.size, -1).astype(np.float32), draws, seed=0)[0].reshape(area.shape)
     return log_p - np.log((np.exp(log_p) * area).sum())

@@ -25,7 +25,7 @@ from ppvae.infer import ELBO, CenterMessenger
 from ppvae.infer.objectives.iwae import LogWeights
 from ppvae.infer.sites import data_first, data_last, latents, plate_nesting
 from ppvae.inputs import check_finite, check_support, integer, on_disk, read_rows, to_tensors
-from ppvae.steps import CompiledLikelihood, narrate
+from ppvae.tracing import Compiled, compile_function, log_line
 from ppvae.vae import VAE, check_vae_interface, device_and_dtype, first_traces, quiet
 
 Array = Any  # numpy array, or tensor where x was one
@@ -257,7 +257,8 @@ def log_likelihood(
             for K in {particles, num_samples % particles}:
                 weigh[K] = partial(_log_weights, vae, K, plate_nesting(*traces))
             if compile:
-                weigh[particles] = CompiledLikelihood(vae, weigh[particles], narrate)
+                build = partial(compile_function, vae, weigh[particles])
+                weigh[particles] = Compiled(weigh[particles], build, "the likelihood", log_line)
 
     with quiet(vae, seed):
         for batch in _prepared(vae, (x, *given), max(1, chunk // particles), check):

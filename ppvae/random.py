@@ -5,13 +5,19 @@ from contextlib import contextmanager
 
 import torch
 
+from ppvae.turns import exclusive
+
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Start the random generators from a seed, and leave them as they were; do nothing where the seed is None."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
-        torch.manual_seed(seed)
-        yield
+    """Start the random generators from a seed, and leave them as they were. Other threads wait (:mod:`ppvae.turns`).
+
+    :param seed: if it is None, draws come from the global generators and move them.
+    """
+    with exclusive():
+        if seed is None:
+            yield
+            return
+        with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+            torch.manual_seed(seed)
+            yield

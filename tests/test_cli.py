@@ -527,7 +527,7 @@ def test_a_table_of_ones_own(tmp_path):
             "fit gaussian-vae --data digits --out {} --likelihood Normal --likelihood.scale -3",
             "expected scale > 0, got -3",
         ),
-        ("fit gaussian-vae --data digits --out {} --epochs 0", "epochs: expected at least 1, got 0"),
+        ("fit gaussian-vae --data digits --out {} --epochs 0", "epochs: expected a whole number of at least 1, got 0"),
         ("fit gaussian-vae --data digits --out {} --binarize none", "the Bernoulli likelihood needs data of 0 and 1"),
         ("fit gaussian-vae --data digits --out {} --test 1797", "some of which must be left to train on"),
         ("fit gaussian-vae --data digits --out {} --device nowhere", "--device nowhere: "),

@@ -256,11 +256,11 @@ def test_the_support_check_leaves_no_trace():
 
 
 ARGUMENTS = [
-    ({"epochs": 0}, "epochs: expected at least 1, got 0"),
-    ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
-    ({"warmup": -1}, "warmup: expected at least 0, got -1"),
-    ({"warmup": float("nan")}, "warmup: expected at least 0, got nan"),
-    ({"patience": 0, "validation": BINARY}, "patience: expected at least 1, got 0"),
+    ({"epochs": 0}, "epochs: expected a whole number of at least 1, got 0"),
+    ({"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
+    ({"warmup": -1}, "warmup: expected a number of at least 0, got -1"),
+    ({"warmup": float("nan")}, "warmup: expected a number of at least 0, got nan"),
+    ({"patience": 0, "validation": BINARY}, "patience: expected a whole number of at least 1, got 0"),
     ({"patience": 3}, "patience: early stopping watches the validation loss; pass validation="),
     ({"lr": 0.0}, "lr: expected a positive number, got 0.0"),
     ({"lr": float("nan")}, "lr: expected a positive number, got nan"),

@@ -16,7 +16,7 @@ from ppvae.inputs import to_tensors
 from ppvae.nn import NormalLikelihood
 from ppvae.predict import LogLikelihood, _log_weights
 from ppvae.random import seeded
-from ppvae.steps import trace_function
+from ppvae.tracing import trace
 
 rng = np.random.default_rng(0)
 X = (rng.random((7, 1, 4, 4)) > 0.5).astype(np.float32)
@@ -361,7 +361,7 @@ def test_the_traced_weights_of_the_likelihood_are_those_of_eager(model):
     vae, x = make(model, dim=3).eval(), torch.tensor(X)
     function = partial(_log_weights, vae, 5, 1)
     state = torch.get_rng_state()
-    graph, tensors = trace_function(vae, function, (x,))
+    graph, tensors = trace(vae, function, (x,))
     assert torch.equal(torch.get_rng_state(), state)
     with torch.no_grad(), seeded(3):
         eager = function(x)

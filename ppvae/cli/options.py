@@ -211,7 +211,7 @@ def parse_fit(name: str, argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _fit_parser(name: str, words: Sequence[str], file: dict[str, Any]) -> Parser:
-    model, training = signature(model_place(name)), signature("ppvae.train:fit").options
+    model, training = signature(model_place(name)), signature("ppvae.train.fitting:fit").options
     parser = Parser(f"fit {name}", "--data NAME|FILE --out FOLDER", model.summary, words, file)
     parser.option(
         "config", str, None, "YAML file of options, e.g. the run.yaml of a run; words win over it", metavar="FILE"
@@ -305,7 +305,11 @@ def _sayable(of: Signature) -> list[str]:
 
 def fit_options() -> list[str]:
     """The parameters of :func:`ppvae.fit` that become options as they are."""
-    return [name for name, option in signature("ppvae.train:fit").options.items() if option.plain and name not in TOLD]
+    return [
+        name
+        for name, option in signature("ppvae.train.fitting:fit").options.items()
+        if option.plain and name not in TOLD
+    ]
 
 
 def _objectives() -> dict[str, tuple[str, str]]:

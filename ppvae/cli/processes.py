@@ -1,6 +1,6 @@
 """``ppvae fit --devices N``: the same command in N processes of ``torchrun``, which train together.
 
-See :mod:`ppvae.parallel` for what each does.
+See :mod:`ppvae.train.distributed` for what each does.
 """
 
 import argparse

@@ -25,7 +25,7 @@ from ppvae.cli.preparation import Prepared, open_data, prepare, settle
 from ppvae.cli.signatures import load as load_class
 from ppvae.cli.signatures import signature
 from ppvae.infer import ELBO
-from ppvae.infer.objectives.elbo import kl_terms
+from ppvae.infer.objectives.base import kl_terms
 from ppvae.infer.sites import latents
 from ppvae.inputs import to_tensors
 from ppvae.io import describe, write

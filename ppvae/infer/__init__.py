@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from ppvae.infer.batched_hmc import BatchedHMC, BatchedMCMC
     from ppvae.infer.handlers import CenterMessenger, PriorMessenger
     from ppvae.infer.independence import Cycle, IndependenceMetropolis
-    from ppvae.infer.objectives.beta import Beta_ELBO, Capacity_ELBO, FreeBits_ELBO
+    from ppvae.infer.objectives.base import TensorELBO
+    from ppvae.infer.objectives.beta import Beta_ELBO
+    from ppvae.infer.objectives.capacity import Capacity_ELBO
     from ppvae.infer.objectives.divergences import (
         InverseMultiquadric,
         Laplace,
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
         sliced_wasserstein,
     )
     from ppvae.infer.objectives.dreg import DReG_ELBO
-    from ppvae.infer.objectives.elbo import ELBO, TensorELBO
+    from ppvae.infer.objectives.elbo import ELBO
     from ppvae.infer.objectives.enumerated import EnumeratedELBO
+    from ppvae.infer.objectives.free_bits import FreeBits_ELBO
     from ppvae.infer.objectives.info_vae import InfoVAE_ELBO
     from ppvae.infer.objectives.iwae import IWAE_ELBO
     from ppvae.infer.objectives.miwae import CIWAE_ELBO, MIWAE_ELBO, PIWAE_ELBO

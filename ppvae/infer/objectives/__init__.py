@@ -20,8 +20,8 @@ OBJECTIVES: dict[str, tuple[str, str, str]] = {
     "piwae": ("miwae", "PIWAE_ELBO", "importance weighted bound for the model, the mean of several for the guide"),
     "enumerated": ("enumerated", "EnumeratedELBO", "ELBO that sums over discrete latents exactly"),
     "beta": ("beta", "Beta_ELBO", "ELBO with beta times the KL: simpler codes, worse reconstruction"),
-    "capacity": ("beta", "Capacity_ELBO", "holds the KL at a capacity, which warm-up raises from 0"),
-    "free-bits": ("beta", "FreeBits_ELBO", "ELBO with the first nats of each latent's KL free, against collapse"),
+    "capacity": ("capacity", "Capacity_ELBO", "holds the KL at a capacity, which warm-up raises from 0"),
+    "free-bits": ("free_bits", "FreeBits_ELBO", "ELBO with the first nats of each latent's KL free, against collapse"),
     "total-correlation": (
         "total_correlation",
         "TotalCorrelation_ELBO",

@@ -27,7 +27,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from ppvae.infer.objectives.elbo import TensorELBO
+from ppvae.infer.objectives.base import TensorELBO
 from ppvae.infer.objectives.iwae import LogWeights
 from ppvae.infer.sites import Needs, latents, observations
 

@@ -19,7 +19,8 @@ from pyro.poutine import Trace
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
-from ppvae.infer.objectives.elbo import ELBO, kl_terms, reconstruction_terms
+from ppvae.infer.objectives.base import kl_terms, reconstruction_terms
+from ppvae.infer.objectives.elbo import ELBO
 from ppvae.infer.sites import latents
 
 

@@ -26,8 +26,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.infer.handlers import PriorMessenger
+from ppvae.infer.objectives.base import TensorELBO, kl_terms, reconstruction_terms, sum_terms
 from ppvae.infer.objectives.divergences import find, names
-from ppvae.infer.objectives.elbo import TensorELBO, kl_terms, reconstruction_terms, sum_terms
 from ppvae.infer.sites import Needs, Site, is_deterministic, latents, number_of_data, observations, plates
 
 

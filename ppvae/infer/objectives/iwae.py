@@ -14,7 +14,7 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ppvae.infer.objectives.elbo import TensorELBO
+from ppvae.infer.objectives.base import TensorELBO
 from ppvae.infer.sites import (
     Needs,
     Site,

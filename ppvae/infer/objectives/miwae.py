@@ -18,8 +18,8 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ppvae.infer.objectives.base import TensorELBO
 from ppvae.infer.objectives.dreg import SplitELBO
-from ppvae.infer.objectives.elbo import TensorELBO
 from ppvae.infer.objectives.iwae import LogWeights
 from ppvae.infer.sites import Needs
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ppvae.infer.objectives.elbo import TensorELBO
+from ppvae.infer.objectives.base import TensorELBO
 from ppvae.infer.sites import Needs
 
 

@@ -27,7 +27,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from ppvae.infer.objectives.elbo import TensorELBO, reconstruction_terms
+from ppvae.infer.objectives.base import TensorELBO, reconstruction_terms
 from ppvae.infer.sites import Site, base_law, is_deterministic, latents, plates, same_scale
 
 

@@ -1,8 +1,6 @@
-"""Beta, capacity and free nats, and the table of objectives."""
+"""Beta, capacity and free nats."""
 
 import math
-import subprocess
-import sys
 
 import pyro
 import pyro.distributions as dist
@@ -15,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import ppvae
 from ppvae.distributions import SO3Normal, SO3Uniform
-from ppvae.infer import ELBO, Beta_ELBO, Capacity_ELBO, FreeBits_ELBO, TensorELBO, objectives
+from ppvae.infer import ELBO, Beta_ELBO, Capacity_ELBO, FreeBits_ELBO
 from ppvae.isolation import isolated_param_store
 from ppvae.random import seeded
 
@@ -129,22 +127,6 @@ def test_the_capacity_is_reached():
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-@pytest.mark.parametrize("name", objectives.OBJECTIVES)
-def test_table(name):
-    cls = objectives.find(name)
-    assert issubclass(cls, TensorELBO) and isinstance(cls(), TensorELBO)
-
-
-def test_the_table_is_read_without_torch():
-    code = "import sys; from ppvae.infer.objectives import OBJECTIVES; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-def test_an_unknown_objective_has_a_near_name():
-    with pytest.raises(ValueError, match="no objective is named 'inf'; did you mean 'info'"):
-        objectives.find("inf")
 
 
 def rotations():

@@ -1,1 +1,1 @@
-"""What `Regularized` adds to an objective: penalties that run model and guide as they like."""
+"""Terms that :class:`ppvae.infer.Regularized` adds to an objective. Each runs model and guide as it likes."""

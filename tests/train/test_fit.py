@@ -11,9 +11,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import ppvae
-from ppvae import train
 from ppvae.infer import ELBO, IWAE_ELBO, TensorELBO
 from ppvae.nn import NormalLikelihood
+from ppvae.train import batches
 from ppvae.transforms import DynamicBinarization, Scale
 
 rng = np.random.default_rng(0)
@@ -339,11 +339,11 @@ class TestTransforms:
 
     def test_bytes_stay_bytes_in_memory_and_are_scaled_in_each_step(self, monkeypatch):
         made = []
-        sliced = train._Sliced
-        monkeypatch.setattr(train, "_Sliced", lambda *a, **o: made.append(sliced(*a, **o)) or made[-1])
+        kind = batches.MemoryBatches
+        monkeypatch.setattr(batches, "MemoryBatches", lambda *a, **o: made.append(kind(*a, **o)) or made[-1])
         images = (255 * GREY).round().astype(np.uint8)
         scaled = fit(make(), images, epochs=2, transform=Scale(255, DynamicBinarization()))
-        assert made[0].tensors[0].dtype == torch.uint8 and made[0].take(torch.arange(3))[0].dtype == torch.float32
+        assert made[0].tensors[0].dtype == torch.uint8 and made[0].batch(torch.arange(3))[0].dtype == torch.float32
         same = fit(make(), images / np.float32(255), epochs=2, transform=DynamicBinarization())
         assert scaled.history["loss"] == same.history["loss"]
         with pytest.raises(ValueError, match=r"Scale expected values in \[0, 16\], got values from"):

@@ -11,10 +11,11 @@ import torch
 from ppvae.models import GaussianVAE
 
 import ppvae
-from ppvae import parallel
 from ppvae.cli import main
+from ppvae.train import distributed
+from ppvae.turns import Session
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 RUN = """
 import json, os, sys
@@ -126,7 +127,7 @@ class TestTwoProcesses:
         assert "in memory or memory-mapped" in loaded and "without compilation" in compiled
 
 
-class Pretended(parallel.Group):
+class Pretended(distributed.Group):
     def __init__(self, size, rank):
         self.size, self.rank = size, rank
 
@@ -140,14 +141,14 @@ class Rows:
         return ((rows,) for rows in batches)
 
 
-def test_the_shares_of_a_batch_are_the_batch():
+def test_the_shards_of_a_batch_are_the_batch():
     orders = []
-    shares = [parallel.Share(Rows(), Pretended(3, rank), seed=5) for rank in range(3)]
+    shards = [distributed.Shard(Rows(), Pretended(3, rank), seed=5) for rank in range(3)]
     for _ in range(2):
         seen = []
-        for parts in zip(*shares, strict=True):
+        for parts in zip(*shards, strict=True):
             rows = [int(i) for (part,) in parts for i in part]
-            assert len(rows) == shares[0].whole and min(len(part) for (part,) in parts) >= 1
+            assert len(rows) == shards[0].batch_rows and min(len(part) for (part,) in parts) >= 1
             seen += rows
         assert sorted(seen) == list(range(23))
         orders.append(seen)
@@ -157,10 +158,11 @@ def test_the_shares_of_a_batch_are_the_batch():
 def test_processes_draw_other_noise_and_leave_the_generator_as_it_was():
     drawn, state = [], torch.random.get_rng_state()
     for rank in range(2):
-        for _ in parallel.Share(Rows(), Pretended(2, rank), seed=5):
-            drawn.append(torch.rand(1).item())
+        with Session(0):
+            for _ in distributed.Shard(Rows(), Pretended(2, rank), seed=5):
+                drawn.append(torch.rand(1).item())
     assert len(set(drawn)) == 6 and torch.equal(torch.random.get_rng_state(), state)
-    assert parallel.group() is None
+    assert distributed.group() is None
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from ppvae.infer import IWAE_ELBO
 from ppvae.io import read
 from ppvae.transforms import DynamicBinarization
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EPOCHS = 6
 
 # A run with everything that has a state: its own seed, warm-up, scheduler, early stopping, random binarisation.

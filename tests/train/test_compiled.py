@@ -15,14 +15,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 import ppvae
-from ppvae import steps, train
 from ppvae.infer import ELBO, IWAE_ELBO, InfoVAE_ELBO, Regularized
 from ppvae.infer.objectives import find, names
 from ppvae.isolation import isolated_param_store
-from ppvae.steps import Gradients, trace
+from ppvae.tracing import trace
+from ppvae.train import compiled as compilation
+from ppvae.train import fitting
+from ppvae.train import step as steps
+from ppvae.train.batches import DataCheck
+from ppvae.train.compiled import GradientFunction, Graph
+from ppvae.train.step import Gradients
 from ppvae.transforms import DynamicBinarization
 
-VAES = runpy.run_path(str(Path(__file__).parent / "models" / "test_vaes.py"))["VAES"]
+VAES = runpy.run_path(str(Path(__file__).parents[1] / "models" / "test_vaes.py"))["VAES"]
 
 OBJECTIVES: dict[str, tuple[Any, dict[str, Any]]] = {name: (find(name), {}) for name in names()} | {
     "iwae": (find("iwae"), {"num_particles": 3}),
@@ -66,7 +71,9 @@ def test_a_trace_has_the_terms_and_gradients_of_the_step_it_is_of(vae, objective
     other, weight = x.flip(0), torch.tensor(0.3)
     state = torch.get_rng_state()
     with isolated_param_store(), pyro.validation_enabled(False):
-        graph, tensors, terms = trace(gradients, (x,))
+        function = GradientFunction(gradients)
+        graph, tensors = trace(module, function, (gradients.objective.kl_weight, x))
+        terms = function.names
         assert torch.equal(state, torch.get_rng_state())
         with torch.random.fork_rng():
             torch.manual_seed(1)
@@ -238,7 +245,7 @@ class TestFallback:
         settings = {"epochs": 2, "batch_size": 30, "seed": 0, "progress": False, "compile": "inductor"} | options
         result = ppvae.fit(vae, (GREY > 0.5).float(), **settings)
         words = capsys.readouterr().err
-        assert "training goes on without compilation" in words and words.count("\n") == 1
+        assert "the training step runs eagerly" in words and words.count("\n") == 1
         assert result.epochs == 2
         return words
 
@@ -273,7 +280,7 @@ class TestFallback:
                 return torch.tensor(x.mean().item(), requires_grad=True)
 
         vae = GaussianVAE((1, 4, 4), 2, (8,))
-        assert "the step reads a value back" in self.fallback(
+        assert "the training step reads a value back" in self.fallback(
             capsys, vae, objective=Regularized(ELBO(), penalty=Penalty())
         )
 
@@ -286,33 +293,33 @@ class TestFallback:
         def fails(*_):
             raise RuntimeError("no compiler")
 
-        monkeypatch.setattr(steps, "compile_graph", fails)
+        monkeypatch.setattr(compilation, "compile_gradients", fails)
         assert fit(compile="inductor").history["loss"] == fit(compile=False).history["loss"]
 
 
 class TestAuto:
     def test_a_short_run_on_a_cpu_is_not_compiled(self, monkeypatch):
-        monkeypatch.setattr(steps, "compile_graph", lambda *_: pytest.fail("compiled"))
+        monkeypatch.setattr(compilation, "compile_gradients", lambda *_: pytest.fail("compiled"))
         fit()
         fit(epochs=10**6, patience=2, validation=GREY, lr=1e-12)  # it will stop long before
 
     def test_what_a_checkpoint_has_done_does_not_count(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(steps, "compile_graph", lambda *_: pytest.fail("compiled"))
+        monkeypatch.setattr(compilation, "compile_gradients", lambda *_: pytest.fail("compiled"))
         fit(epochs=4, compile=False, checkpoint=tmp_path / "run")
-        monkeypatch.setattr(steps, "BREAK_EVEN", 4)
+        monkeypatch.setattr(compilation, "BREAK_EVEN", 4)
         fit(epochs=5, checkpoint=tmp_path / "run", resume=True)  # 3 steps
 
     def test_a_long_one_is_and_says_so(self, monkeypatch, capsys):
         compiled = []
-        monkeypatch.setattr(steps, "compile_graph", lambda eager, batch: compiled.append(1) or eager)
-        monkeypatch.setattr(steps, "BREAK_EVEN", 4)
+        monkeypatch.setattr(compilation, "compile_gradients", lambda eager, batch: compiled.append(1) or eager)
+        monkeypatch.setattr(compilation, "BREAK_EVEN", 4)
         fit(progress=True)
         assert compiled == [1]
         assert "will be compiled: 9 steps are to come, and it pays from about 4" in capsys.readouterr().err
 
     def test_convolutions_are_not(self, monkeypatch):
-        monkeypatch.setattr(steps, "BREAK_EVEN", 1)
-        monkeypatch.setattr(steps, "compile_graph", lambda eager, batch: pytest.fail("compiled"))
+        monkeypatch.setattr(compilation, "BREAK_EVEN", 1)
+        monkeypatch.setattr(compilation, "compile_gradients", lambda eager, batch: pytest.fail("compiled"))
         encoder = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 4))
         vae = GaussianVAE((1, 4, 4), 2, (8,), encoder=encoder)
         ppvae.fit(vae, GREY, transform=DynamicBinarization(), epochs=2, seed=0, progress=False)
@@ -361,17 +368,16 @@ def emulated(monkeypatch):
     """fit with compile="graph" on a CPU. Recording runs the step once, which a capture does not: it is undone."""
     made = []
 
-    def make_step(mode, vae, objective, optimizer, source, clip_norm, say):
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = Gradients(vae, objective, parameters, source.transform)
-        device_step = steps.DeviceStep(gradients, source, optimizer, clip_norm)
+    def make_step(mode, gradients, source, optimizer, clip_norm, totals, announce):
+        vae = gradients.vae
+        device_step = steps.DeviceStep(gradients, source, optimizer, clip_norm, totals)
 
         def record(launch):
             held = [
                 *vae.state_dict().values(),
                 *(v for state in optimizer.state.values() for v in state.values()),
                 *(device_step.finite, device_step.good, device_step.not_finite),
-                *device_step.sums.total.values(),
+                *device_step.totals.sums.values(),
             ]
             copies, state = [t.clone() for t in held], torch.get_rng_state()
             with Recorder() as recorder:
@@ -381,15 +387,15 @@ def emulated(monkeypatch):
             torch.set_rng_state(state)
             return recorder.replay
 
-        made.append(steps.Graph(device_step, gradients, say, record))
+        made.append(Graph(device_step, gradients, announce, record))
         return made[-1]
 
-    def settle(mode, vae, optimizer, *_):
-        steps._make_capturable(optimizer)
+    def resolve(mode, vae, optimizer, *_):
+        compilation._make_capturable(optimizer)
         return "graph"
 
-    monkeypatch.setattr(train, "make_step", make_step)
-    monkeypatch.setattr(train, "settle", settle)
+    monkeypatch.setattr(fitting, "make_step", make_step)
+    monkeypatch.setattr(fitting, "resolve_compile_mode", resolve)
     return made
 
 
@@ -437,7 +443,7 @@ class TestGraph:
             assert all(torch.isfinite(p).all() for p in vae.parameters())
             return str(error.value).partition(":")[0]
 
-        monkeypatch.setattr(train, "_check_values", lambda *_: None)
+        monkeypatch.setattr(DataCheck, "__call__", lambda *_: None)
         eager = told()
         made = emulated(monkeypatch)
         assert told() == eager and made[0].replay is not None
@@ -463,7 +469,7 @@ class TestGraph:
         assert_same(graph, eager)
 
     def test_keys_that_are_batches_are_not_kept_for_long(self, monkeypatch):
-        monkeypatch.setattr(steps, "HELD", 2 * GREY[:32].nbytes)
+        monkeypatch.setattr(steps, "MAX_BYTES_KEPT", 2 * GREY[:32].nbytes)
         made = emulated(monkeypatch)
         kept = []
         count = steps.DeviceStep.count
@@ -475,12 +481,12 @@ class TestGraph:
 
     def test_an_optimizer_that_cannot_be_captured_is_named(self):
         parameter = nn.Parameter(torch.zeros(2))
-        words = steps._make_capturable(torch.optim.SGD([parameter], 0.1))
+        words = compilation._make_capturable(torch.optim.SGD([parameter], 0.1))
         assert words == "the step of SGD cannot be captured (no capturable=True, not a fused SGD)"
         riemannian = geoopt.optim.RiemannianAdam([parameter], 0.1)  # an Adam whose step counts in Python
-        assert "the step of RiemannianAdam is not one of torch's own" in steps._make_capturable(riemannian)
+        assert "the step of RiemannianAdam is not one of torch's own" in compilation._make_capturable(riemannian)
         adam = torch.optim.Adam([parameter], 0.1, fused=True)
-        assert steps._make_capturable(adam) == "" and adam.param_groups[0]["lr"].dtype == torch.float32
+        assert compilation._make_capturable(adam) == "" and adam.param_groups[0]["lr"].dtype == torch.float32
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -501,7 +507,7 @@ class TestCuda:
         def spoilt(x):
             return torch.where(torch.rand((), device=x.device) < 0.02, torch.nan, torch.bernoulli(x))
 
-        monkeypatch.setattr(train, "_check_values", lambda *_: None)
+        monkeypatch.setattr(DataCheck, "__call__", lambda *_: None)
         with pytest.raises(FloatingPointError, match=r"not finite at epoch \d+, step \d+"):
             fit("vMF, IWAE", compile="graph", device="cuda", epochs=100, transform=spoilt)
         assert "captured in a CUDA graph" in capsys.readouterr().err

@@ -121,20 +121,23 @@ def checksums(tensors: tuple[Tensor, ...], before: Sequence[int] = ()) -> list[i
     return [zlib.crc32(content, start) for content, start in zip(contents, before or [0] * len(tensors), strict=True)]
 
 
-def outline(thing: Any, depth: int = 4) -> Any:
+def summarize(thing: Any, depth: int = 4) -> Any:
     """Type and plain attributes of an object as JSON, by which a continued run is recognised as the same."""
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
     if isinstance(thing, Tensor) and thing.numel() == 1:
         return thing.item()
     if isinstance(thing, (tuple, list)):
-        return [outline(value, depth - 1) for value in thing]
+        return [summarize(value, depth - 1) for value in thing]
     if isinstance(thing, dict):
-        return {str(name): outline(value, depth - 1) for name, value in thing.items()}
+        return {str(name): summarize(value, depth - 1) for name, value in thing.items()}
     if hasattr(thing, "__qualname__"):  # a function or class
         return thing.__qualname__
     shallow = depth <= 0 or isinstance(thing, (Tensor, nn.Module))
-    return {"type": type(thing).__qualname__, **({} if shallow else outline(getattr(thing, "__dict__", {}), depth - 1))}
+    return {
+        "type": type(thing).__qualname__,
+        **({} if shallow else summarize(getattr(thing, "__dict__", {}), depth - 1)),
+    }
 
 
 def _short(value: Any) -> str:

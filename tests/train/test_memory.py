@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # Pages of a mapped file belong to its cache, which the system takes back: what counts is anonymous memory.
 PEAK = """
