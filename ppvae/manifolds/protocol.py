@@ -148,8 +148,9 @@ def frechet_mean(manifold: Manifold, x: Tensor, weights: Tensor | None = None, i
     w = x.new_full((n,), 1 / n) if weights is None else weights / weights.sum()
     candidates = x[:: max(1, -(-n // 512))]
     costs = torch.stack([(w * manifold.dist(y.expand_as(x), x).square()).sum() for y in candidates])
-    y = candidates[costs.argmin()]
+    y, lift = candidates[costs.argmin()], manifold.lift
     shape = (n, *[1] * (x.dim() - 1))
     for _ in range(iterations):
         y = manifold.expmap(y, (w.reshape(shape) * manifold.logmap(y.expand_as(x), x)).sum(0))
+        y = lift.point(lift.start(y))  # what is off the manifold by rounding would grow from step to step
     return y
