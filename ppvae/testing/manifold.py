@@ -221,6 +221,30 @@ def _volume(case: _Case) -> float:
     return case.near("logvolume = log |det d exp|", M.logvolume(x, tangent(M, x, case.c)), exact)
 
 
+def _preimages(case: _Case) -> float:
+    """All tangent vectors to one point, among them any that it was reached by."""
+    M, x, wraps = case.manifold, case.x, 4
+    if not hasattr(M, "preimages"):
+        raise _Skip("the manifold does not list its preimages")
+    c = 2.5 * case.c
+    y = case.exp(x, c)
+    found, log_volume = M.preimages(x, y, wraps)
+    n = len(found)
+    _expect(found.shape == (n, *c.shape), f"preimages of shape (k, {len(c)}, {case.d})", tuple(found.shape))
+    _expect(log_volume.shape == (n, len(c)), f"volumes of shape (k, {len(c)})", tuple(log_volume.shape))
+    many, there = (a.unsqueeze(0).expand(n, *a.shape).flatten(0, 1) for a in (x, y))
+    u = tangent(M, many, found.flatten(0, 1))
+    counted = log_volume.flatten().isfinite()
+    figure = case.near("exp_x(u) = y", case.same(M.expmap(many, u), there)[counted], 0.0)
+    # Its logarithm is lost where exp has next to no volume.
+    volume, exact = (a.exp()[counted] for a in (log_volume.flatten(), M.logvolume(many, u)))
+    figure = max(figure, case.near("the volume of exp at u", volume, exact))
+    shortest = (found - M.coordinates(x, M.logmap(x, y))).abs().amax(-1).amin(0)
+    figure = max(figure, case.near("log_x(y) among the preimages", shortest, 0.0))
+    missed = (found - c).abs().amax(-1).amin(0)
+    return max(figure, case.near("every u with exp_x(u) = y among the preimages", missed, 0.0))
+
+
 def _mean(case: _Case) -> float:
     M, n = case.manifold, min(12, len(case.x))
     o = case.x[:1].expand(n, *case.o.shape)
@@ -374,6 +398,7 @@ CHECKS: dict[str, tuple[Callable[[_Case], float], bool]] = {
     "exponential": (_exponential, True),
     "distance": (_distance, True),
     "volume": (_volume, True),
+    "preimages": (_preimages, True),
     "mean": (_mean, True),
     "embedding": (_embedding, True),
     "lift": (_lift, False),
