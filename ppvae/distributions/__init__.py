@@ -10,9 +10,12 @@ from ppvae.distributions.inverse_autoregressive import InverseAutoregressive
 from ppvae.distributions.isotropic_gaussian_so3 import IsotropicGaussianSO3
 from ppvae.distributions.matrix_fisher import MatrixFisher
 from ppvae.distributions.mixture import Mixture
+from ppvae.distributions.on_quotient import OnQuotient
 from ppvae.distributions.power_spherical import PowerSpherical
 from ppvae.distributions.so3_pushforward import SO3Normal, SO3Pushforward
 from ppvae.distributions.so3_uniform import SO3Uniform
+from ppvae.distributions.tangent_normal import TangentNormal
+from ppvae.distributions.uniform import Uniform
 from ppvae.distributions.unimodal_beta import UnimodalBeta
 from ppvae.distributions.unrolled_circle import UnrolledCircle
 from ppvae.distributions.von_mises_fisher import VonMisesFisher
@@ -28,10 +31,13 @@ __all__ = [
     "IsotropicGaussianSO3",
     "MatrixFisher",
     "Mixture",
+    "OnQuotient",
     "PowerSpherical",
     "SO3Normal",
     "SO3Pushforward",
     "SO3Uniform",
+    "TangentNormal",
+    "Uniform",
     "UnimodalBeta",
     "UnrolledCircle",
     "VonMisesFisher",

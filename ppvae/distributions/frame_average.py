@@ -41,9 +41,10 @@ def _d2(like: Tensor) -> Tensor:
 class FrameAverage(TorchDistribution):
     r"""The law of R d, R ~ ``base`` and d uniform on D_2.
 
-    The density is with respect to the volume of the angle metric on SO(3), whose total mass is :math:`8 \pi^2`; with
-    respect to the volume of the quotient, which is a quarter of it, it is four times as large. Samples carry no
-    gradient.
+    The density is with respect to the volume of the angle metric on SO(3), whose total mass is :math:`8 \pi^2`. The
+    uniform law of frames has the log density -log :math:`8 \pi^2` = -4.369. ``OnQuotient(base, quotient("axes"))`` is
+    the same law with respect to the volume of SO(3)/D_2, whose total mass is :math:`2 \pi^2`: its log density is larger
+    by log 4, and that of the uniform law is -2.983. Samples are spread over the four frames, and carry no gradient.
 
     :param base: a law on SO(3).
     :raises ValueError: for a base of another space, and, where arguments are validated, for a value off SO(3).

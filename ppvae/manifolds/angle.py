@@ -16,6 +16,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from ppvae.manifolds.circle import exp, log, mean_angle
+from ppvae.manifolds.protocol import wraps
 from ppvae.manifolds.sphere import Direction
 
 __all__ = ["Angle"]
@@ -49,6 +50,12 @@ class Angle:
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
         """log |d exp_x| = 0: the circle is flat."""
         return torch.zeros_like(x + u)
+
+    def preimages(self, x: Tensor, y: Tensor, num_wraps: int) -> tuple[Tensor, Tensor]:
+        """The shorter turn from x to y, and 2 pi k more."""
+        t = self.logmap(x, y)
+        turns = t + wraps(num_wraps, 2 * math.pi, t)
+        return turns.unsqueeze(-1), torch.zeros_like(turns)
 
     def intrinsic_dim(self, x: Tensor) -> int:
         """1."""

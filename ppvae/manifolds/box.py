@@ -20,6 +20,7 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from ppvae.manifolds.circle import exp, log, mean_angle
+from ppvae.manifolds.protocol import combined, wraps
 
 __all__ = ["Box"]
 
@@ -41,9 +42,8 @@ class Box:
 
     def _ends(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Whether each side is glued, its lower end and its length."""
-        glued = torch.as_tensor(self.glued, device=x.device).expand(x.shape[-1:])
-        low = torch.as_tensor(self.low, dtype=x.dtype, device=x.device)
-        return glued, low, torch.as_tensor(self.high, dtype=x.dtype, device=x.device) - low
+        low, high = _tensor(self.low, x, x.dtype), _tensor(self.high, x, x.dtype)
+        return _tensor(self.glued, x, torch.bool).expand(x.shape[-1:]), low, high - low
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """u itself."""
@@ -71,6 +71,21 @@ class Box:
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
         """0, shape ``(...)``: the box is flat."""
         return torch.zeros_like((x + u).sum(-1))
+
+    def preimages(self, x: Tensor, y: Tensor, num_wraps: int) -> tuple[Tensor, Tensor]:
+        r"""On each side 4 num_wraps + 2: with length l and y counted from the lower end,
+
+        .. math::
+            \text{glued: } \log_x(y) + l \, j, \; -2 K \le j \le 2 K + 1, \qquad
+            \text{open: } \pm y - x + 2 l \, k, \; |k| \le K
+        """
+        glued, low, length = self._ends(x)
+        k = length * wraps(num_wraps, 2.0, x)
+        turn = self.logmap(x, y)
+        around = torch.cat([turn + k, turn + length + k])
+        folded = torch.cat([y - x + k, 2 * low - y - x + k])
+        sides = torch.where(glued, around, folded).unbind(-1)
+        return combined([(side.unsqueeze(-1), torch.zeros_like(side)) for side in sides])
 
     def intrinsic_dim(self, x: Tensor) -> int:
         """n."""
@@ -121,6 +136,15 @@ class Box:
         """Uniform points."""
         _, low, length = self._ends(like)
         return low + length * torch.rand_like(like)
+
+
+def _tensor(values: Any, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """A number, or one for each side, made on the device: a copy from the host would wait for it."""
+    if isinstance(values, Tensor):
+        return values.to(device=like.device, dtype=dtype)
+    if isinstance(values, Sequence):
+        return torch.stack([_tensor(value, like, dtype) for value in values])
+    return torch.full((), values, dtype=dtype, device=like.device)
 
 
 class BoxLift:

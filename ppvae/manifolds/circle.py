@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ppvae.manifolds.protocol import wraps
 from ppvae.manifolds.sphere import Direction, sphere
 
 __all__ = ["Circle", "act", "compose", "exp", "hat", "inverse", "log", "matrix", "mean_angle", "vee"]
@@ -110,6 +111,12 @@ class Circle:
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
         """log |d exp_x| = 0, shape ``(...)``: the circle is flat."""
         return torch.zeros_like(x[..., 0] + u[..., 0])
+
+    def preimages(self, x: Tensor, y: Tensor, num_wraps: int) -> tuple[Tensor, Tensor]:
+        """The angle from x to y, and 2 pi k more."""
+        t = self._angle(x, y)
+        turns = t + wraps(num_wraps, 2 * math.pi, t)
+        return turns.unsqueeze(-1), torch.zeros_like(turns)
 
     def intrinsic_dim(self, x: Tensor) -> int:
         """1."""

@@ -64,6 +64,15 @@ class Euclidean:
         """log |det d exp_x| = 0, shape ``(...)``: R^d is flat."""
         return torch.zeros_like(self.inner(x, u, u))
 
+    def preimages(self, x: Tensor, y: Tensor, num_wraps: int) -> tuple[Tensor, Tensor]:
+        """y - x alone.
+
+        :raises ValueError: of a part of R^d, which straight lines leave.
+        """
+        if not self.is_whole:
+            raise ValueError(f"Euclidean: expected all of R^d, got the part {self.support}, which straight lines leave")
+        return self.coordinates(x, y - x).unsqueeze(0), self.logvolume(x, y - x).unsqueeze(0)
+
     def intrinsic_dim(self, x: Tensor) -> int:
         """d."""
         return math.prod(x.shape[x.dim() - self.support.event_dim :])

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 from torch.distributions import constraints
 
 from ppvae.manifolds.riemannian import RiemannianMetric, as_metric
@@ -206,6 +206,68 @@ class RiemannianManifold:
         steps, slope, converged = minimise(energy, points.new_zeros(1, 1 + n * free, d), self.iterations)
         self._say(converged, slope)
         return start + steps[0, 0]
+
+    def intrinsic_dim(self, x: Tensor) -> int:
+        """d."""
+        return x.shape[-1]
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """u^T G(x) v, shape ``(...)``."""
+        return self.metric.inner(x, u, v)
+
+    def frame(self, x: Tensor) -> Tensor:
+        r"""The columns of :math:`L^{-T}` with :math:`G(x) = L L^T`, shape ``(..., d, d)``: smooth."""
+        L = torch.linalg.cholesky(self.metric.metric(x))
+        eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        return torch.linalg.solve_triangular(L, eye.expand_as(L), upper=False)
+
+    def coordinates(self, x: Tensor, u: Tensor) -> Tensor:
+        r""":math:`L^T u`, shape ``(..., d)``."""
+        return (torch.linalg.cholesky(self.metric.metric(x)).mT @ u.unsqueeze(-1)).squeeze(-1)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """x itself."""
+        return x
+
+    @property
+    def lift(self) -> "Coordinates":
+        """x itself, with the volume of the metric."""
+        return Coordinates(self.metric)
+
+    chart = lift
+
+    def log_total_volume(self, x: Tensor) -> float:
+        """Not known of a metric that is a function."""
+        raise ValueError(
+            "RiemannianManifold: its volume is not known, and may be infinite; integrate exp(metric.log_volume(z))"
+        )
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """No uniform points: the volume may be infinite."""
+        raise ValueError("RiemannianManifold: no uniform points; ppvae.samplers draws in proportion to the volume")
+
+
+class Coordinates:
+    """R^d itself: a chain of the density p with respect to the volume has p times the volume element in z."""
+
+    def __init__(self, metric: RiemannianMetric):
+        self.metric = metric
+
+    def shape(self, event: Size) -> Size:
+        """(d,)."""
+        return event
+
+    def start(self, z: Tensor) -> Tensor:
+        """z itself."""
+        return z.clone()
+
+    def point(self, v: Tensor) -> Tensor:
+        """v itself."""
+        return v
+
+    def log_volume(self, v: Tensor) -> Tensor:
+        """1/2 log det G(v), shape ``(...)``."""
+        return self.metric.log_volume(v)
 
 
 @dataclass(frozen=True, eq=False)

@@ -170,6 +170,12 @@ class Hyperboloid:
         """log |det d exp_x| at u, shape ``(...)``: (m - 2) log (sinh t / t) with t = ``|u|``."""
         return (x.shape[-1] - 2) * log_sinhc(_in_frame(x, u).square().sum(-1))
 
+    def preimages(self, x: Tensor, y: Tensor, num_wraps: int) -> tuple[Tensor, Tensor]:
+        """log_x(y) alone: exp is one to one."""
+        v = to_frame(x, y)
+        log_volume = (v.shape[-1] - 1) * log_sinhc(v.square().sum(-1))
+        return v.unsqueeze(0), log_volume.unsqueeze(0)
+
     def intrinsic_dim(self, x: Tensor) -> int:
         """m - 1."""
         return x.shape[-1] - 1

@@ -10,12 +10,13 @@ Reference: Riemannian Geometry (do Carmo, 1992), https://doi.org/10.1007/978-1-4
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from ppvae.manifolds.protocol import Lift, Manifold
+from ppvae.manifolds.protocol import Lift, Manifold, combined
 
 __all__ = ["Power"]
 
@@ -63,6 +64,13 @@ class Power:
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
         """The sum over the copies, shape ``(...)``."""
         return self._sum(self.base.logvolume(x, u))
+
+    def preimages(self, x: Tensor, y: Tensor, num_wraps: int) -> tuple[Tensor, Tensor]:
+        """Every choice of one in each copy: as many as one copy has, to the power of their number."""
+        base: Any = self.base
+        c, log_volume = base.preimages(x, y, num_wraps)
+        copies = c.flatten(-1 - self.axes, -2).unbind(-2), log_volume.flatten(-self.axes).unbind(-1)
+        return combined(list(zip(*copies, strict=True)))
 
     def intrinsic_dim(self, x: Tensor) -> int:
         """That of M times the number of copies."""

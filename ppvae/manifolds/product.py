@@ -12,12 +12,13 @@ Reference: Riemannian Geometry (do Carmo, 1992), https://doi.org/10.1007/978-1-4
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from ppvae.manifolds.protocol import Lift, Manifold
+from ppvae.manifolds.protocol import Lift, Manifold, combined
 
 __all__ = ["Product"]
 
@@ -88,6 +89,11 @@ class Product:
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
         """The sum over the parts, shape ``(...)``."""
         return torch.stack(self._each("logvolume", x, u)).sum(0)
+
+    def preimages(self, x: Tensor, y: Tensor, num_wraps: int) -> tuple[Tensor, Tensor]:
+        """Every choice of one in each part."""
+        parts: Any = zip(self.factors, self.split(x), self.split(y), strict=True)
+        return combined([M.preimages(a, b, num_wraps) for M, a, b in parts])
 
     def intrinsic_dim(self, x: Tensor) -> int:
         """The sum over the parts."""

@@ -11,13 +11,15 @@ after training follows once for all spaces: jitter is exp_x of normal noise in t
 normals about Fréchet means, interpolation is :math:`\exp_x(t \log_x y)`, chains move in the ``lift``.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Size, Tensor
 from torch.distributions.constraints import Constraint
 
-__all__ = ["Lift", "Manifold", "frechet_mean", "tangent"]
+__all__ = ["Lift", "Manifold", "Unrolled", "along_closed_geodesics", "combined", "frechet_mean", "tangent", "wraps"]
 
 
 class Lift(Protocol):
@@ -127,6 +129,66 @@ class Manifold(Protocol):
         ...
 
 
+class Unrolled(Manifold, Protocol):
+    r"""A manifold that knows all tangent vectors that exp sends to one point.
+
+    A law pushed forward by exp_x has the density
+
+    .. math::
+        q(y) = \sum_{u \,:\, \exp_x(u) = y} \frac{r(u)}{|\det d \exp_x(u)|}
+    """
+
+    def preimages(self, x: Tensor, y: Tensor, num_wraps: int) -> tuple[Tensor, Tensor]:
+        """The tangent vectors u at x with ``expmap(x, u) == y``, up to so many turns along each closed geodesic.
+
+        x and y have one shape. The coordinates of u in the frame have the shape ``(k, ..., d)``, and log |det d exp_x|
+        there ``(k, ...)``: inf where a vector is not to be counted.
+        """
+        ...
+
+
+def wraps(num_wraps: int, period: float, like: Tensor) -> Tensor:
+    """The numbers k ``period`` for ``|k|`` <= num_wraps, on the left of the batch of ``like``."""
+    k = torch.arange(-num_wraps, num_wraps + 1, dtype=like.dtype, device=like.device)
+    return period * k.reshape(-1, *[1] * like.dim())
+
+
+def along_closed_geodesics(
+    v: Tensor, log_volume: Tensor, period: float, power: int, num_wraps: int
+) -> tuple[Tensor, Tensor]:
+    r"""Preimages where every geodesic is closed, of one length, and meets the point at no other times.
+
+    .. math::
+        v_k = \Bigl(1 + \frac{k P}{|v|}\Bigr) v, \qquad
+        |\det d \exp(v_k)| = |\det d \exp(v)| \; \Bigl|1 + \frac{k P}{|v|}\Bigr|^{-p}
+
+    At v = 0 all v of length k P are sent to one point, where the density is infinite; its integral is finite.
+    **Convention**: where ``|v|`` is below the rounding unit the terms k != 0 are left out.
+
+    :param v: coordinates of the shortest preimage, shape ``(..., d)``.
+    :param log_volume: log |det d exp| at v, shape ``(...)``.
+    :param period: P, the length of a closed geodesic.
+    :param power: p, the number of directions in which geodesics from one point meet again.
+    """
+    squared = v.square().sum(-1)
+    off = squared > torch.finfo(v.dtype).eps ** 2
+    k = wraps(num_wraps, period, squared)
+    stretch = 1 + k / torch.where(off, squared, 1).sqrt()
+    log_volumes = log_volume - power * stretch.abs().log()
+    return stretch.unsqueeze(-1) * v, torch.where(off | (k == 0), log_volumes, math.inf)
+
+
+def combined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The preimages in a product: every choice of one in each factor."""
+    c, log_volume = parts[0]
+    for more, its_volume in parts[1:]:
+        k, n = len(c), len(more)
+        left, right = c.unsqueeze(1).expand(k, n, *c.shape[1:]), more.unsqueeze(0).expand(k, n, *more.shape[1:])
+        c = torch.cat([left, right], -1).flatten(0, 1)
+        log_volume = (log_volume.unsqueeze(1) + its_volume).flatten(0, 1)
+    return c, log_volume
+
+
 def tangent(manifold: Manifold, x: Tensor, c: Tensor) -> Tensor:
     """The tangent vector at x with the coordinates c, shape ``(..., d)``, in the frame."""
     event = manifold.support.event_dim
@@ -148,8 +210,9 @@ def frechet_mean(manifold: Manifold, x: Tensor, weights: Tensor | None = None, i
     w = x.new_full((n,), 1 / n) if weights is None else weights / weights.sum()
     candidates = x[:: max(1, -(-n // 512))]
     costs = torch.stack([(w * manifold.dist(y.expand_as(x), x).square()).sum() for y in candidates])
-    y = candidates[costs.argmin()]
+    y, lift = candidates[costs.argmin()], manifold.lift
     shape = (n, *[1] * (x.dim() - 1))
     for _ in range(iterations):
         y = manifold.expmap(y, (w.reshape(shape) * manifold.logmap(y.expand_as(x), x)).sum(0))
+        y = lift.point(lift.start(y))  # what is off the manifold by rounding would grow from step to step
     return y

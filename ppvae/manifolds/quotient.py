@@ -22,6 +22,8 @@ Reference: Riemannian Geometry (do Carmo, 1992), Chapter 8, https://doi.org/10.1
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Size, Tensor
@@ -87,6 +89,12 @@ class Quotient:
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
         """That of the cover."""
         return self.base.logvolume(x, u)
+
+    def preimages(self, x: Tensor, y: Tensor, num_wraps: int) -> tuple[Tensor, Tensor]:
+        """Those of every point of the orbit of y in the cover."""
+        base: Any = self.base
+        c, log_volume = zip(*(base.preimages(x, g(y), num_wraps) for g in self.group), strict=True)
+        return torch.cat(c), torch.cat(log_volume)
 
     def intrinsic_dim(self, x: Tensor) -> int:
         """That of the cover."""
@@ -175,8 +183,9 @@ def _axes_invariants(x: Tensor) -> Tensor:
     return torch.cat([_outer(r) for r in x.unbind(-1)], -1)
 
 
-def _flip(signs: tuple[float, float, float]) -> Isometry:
-    return lambda x: x * torch.tensor(signs, dtype=x.dtype, device=x.device)
+def _half_turn(axis: int, x: Tensor) -> Tensor:
+    """R D with D the half turn about an axis; its diagonal is made on the device, without a copy from the host."""
+    return x * (2 * torch.eye(3, dtype=x.dtype, device=x.device)[axis] - 1)
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -192,7 +201,7 @@ QUOTIENTS: dict[str, tuple[Callable[[], Manifold], list[Isometry], Callable[[Ten
     ),
     "klein": (lambda: Torus(2), [_identity, _klein], _klein_invariants),
     "projective": (Sphere, [_identity, torch.neg], _outer),
-    "axes": (SO3, [_identity, _flip((1, -1, -1)), _flip((-1, 1, -1)), _flip((-1, -1, 1))], _axes_invariants),
+    "axes": (SO3, [_identity, *(partial(_half_turn, axis) for axis in range(3))], _axes_invariants),
 }
 
 

@@ -31,7 +31,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from ppvae.manifolds.protocol import frechet_mean
+from ppvae.manifolds.protocol import along_closed_geodesics, frechet_mean
 
 __all__ = [
     "SO3",
@@ -308,6 +308,11 @@ class SO3:
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
         r"""log |det d exp_x| at u, :math:`2 \log |\mathrm{sinc}(|u|/2)|`, shape ``(...)``."""
         return log_jacobian(vee(compose(x.mT, u)))
+
+    def preimages(self, x: Tensor, y: Tensor, num_wraps: int) -> tuple[Tensor, Tensor]:
+        r""":math:`(\theta + 2 \pi k) u` with :math:`\theta u = \log(x^T y)`, u of length 1."""
+        v = log(compose(x.mT, y))
+        return along_closed_geodesics(v, log_jacobian(v), 2 * math.pi, 2, num_wraps)
 
     def intrinsic_dim(self, x: Tensor) -> int:
         """3."""

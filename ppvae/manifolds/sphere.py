@@ -23,7 +23,8 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from ppvae.manifolds.protocol import frechet_mean
+from ppvae.manifolds.protocol import along_closed_geodesics, frechet_mean, wraps
+from ppvae.manifolds.so3 import sinc
 
 __all__ = ["Direction", "Sphere", "log_area", "rotate_from_pole", "sphere"]
 
@@ -127,6 +128,23 @@ class Sphere:
         """log |det d exp_x| at u, shape ``(...)``: (m - 2) log |sin t / t| with t = ``|u|``."""
         return (x.shape[-1] - 2) * torch.sinc(u.norm(dim=-1) / math.pi).abs().log()
 
+    def preimages(self, x: Tensor, y: Tensor, num_wraps: int) -> tuple[Tensor, Tensor]:
+        r""":math:`(\theta + 2 \pi k) u` with :math:`\theta u = \log_x(y)`, u of length 1.
+
+        At y = -x exp has no volume: **sin theta near pi counts as no less than the rounding unit**.
+        """
+        m, v = x.shape[-1], self.coordinates(x, self.logmap(x, y))
+        if m == 2:  # where geodesics meet in no direction, and none is left out
+            turns = v + wraps(num_wraps, 2 * math.pi, v)
+            return turns, torch.zeros_like(turns[..., 0])
+        squared, eps = v.square().sum(-1), torch.finfo(v.dtype).eps
+        near = squared < 4
+        # sin theta = |y - x| |y + x| / 2 keeps its digits at pi, and the series its gradient at 0.
+        sine = _length(y - x) * _length(y + x) / 2
+        far = torch.where(near, 1, sine.clamp_min(eps)).log() - torch.where(near, 1, squared).log() / 2
+        log_sinc = torch.where(near, sinc(torch.where(near, squared, 0)).log(), far)
+        return along_closed_geodesics(v, (m - 2) * log_sinc, 2 * math.pi, m - 2, num_wraps)
+
     def intrinsic_dim(self, x: Tensor) -> int:
         """m - 1."""
         return x.shape[-1] - 1
@@ -169,6 +187,12 @@ class Sphere:
     def uniform(self, like: Tensor) -> Tensor:
         """Directions of normal vectors."""
         return Direction().point(torch.randn_like(like))
+
+
+def _length(x: Tensor) -> Tensor:
+    """The norm, whose gradient at 0 is 0."""
+    s = x.square().sum(-1)
+    return torch.where(s > 0, torch.where(s > 0, s, 1).sqrt(), 0)
 
 
 class Direction:

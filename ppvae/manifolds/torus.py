@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ppvae.manifolds.circle import Circle, exp, log, mean_angle, quarter_turn
+from ppvae.manifolds.protocol import combined
 from ppvae.manifolds.sphere import Direction
 
 __all__ = ["Torus"]
@@ -72,6 +73,11 @@ class Torus:
     def logvolume(self, x: Tensor, u: Tensor) -> Tensor:
         """log |det d exp_x| = 0, shape ``(...)``: the torus is flat."""
         return self._circle.logvolume(x, u).sum(-1)
+
+    def preimages(self, x: Tensor, y: Tensor, num_wraps: int) -> tuple[Tensor, Tensor]:
+        """The angles from x to y, and 2 pi k more, k in Z^n: (2 num_wraps + 1)^n of them."""
+        circles = zip(x.unbind(-2), y.unbind(-2), strict=True)
+        return combined([self._circle.preimages(*pair, num_wraps) for pair in circles])
 
     def intrinsic_dim(self, x: Tensor) -> int:
         """n."""
