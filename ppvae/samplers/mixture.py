@@ -24,6 +24,7 @@ import torch
 from pyro.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 from torch import Tensor
 
+from ppvae.distributions import TangentNormal
 from ppvae.inputs import integer
 from ppvae.manifolds import Euclidean, Manifold, Product
 from ppvae.random import seeded
@@ -97,7 +98,7 @@ def fit_mixture(
         means = torch.stack([_moved(M, mean, z, weight) for mean, weight in zip(means, r.mT, strict=True)])
         tril = torch.stack([_cholesky(M, mean, z, weight, floor) for mean, weight in zip(means, r.mT, strict=True)])
         components = _normal(M, means, tril)
-        law = MixtureSameFamily(Categorical(w / n), components)
+        law = MixtureSameFamily(Categorical(w / n), components, validate_args=False)
         log_joint = (w / n).log() + components.log_prob(z.unsqueeze(1))
         after = log_joint.logsumexp(1).mean().item()
         if after - before < tolerance:
@@ -131,9 +132,19 @@ def _cholesky(M: Manifold, mean: Tensor, z: Tensor, weight: Tensor, floor: Tenso
 def _normal(M: Manifold, means: Tensor, tril: Tensor) -> Any:
     if isinstance(M, Euclidean):
         return MultivariateNormal(means, scale_tril=tril)
-    from ppvae.distributions import TangentNormal
+    # Points in float32 are off the manifold by more than the rounding of float64.
+    return TangentNormal(M, means, tril, _num_wraps(M, means), validate_args=False)
 
-    return TangentNormal(M, means, tril)
+
+def _num_wraps(M: Manifold, means: Tensor, most: int = 200) -> int:
+    """How many turns along closed geodesics are counted: as many as leave at most this many terms in a density.
+
+    A product of n circles or spheres has (2K + 1)^n, and a component in many dimensions hardly ever goes around.
+    """
+    one, num_wraps = means[:1], 0
+    while num_wraps < 4 and len(M.preimages(one, one, num_wraps + 1)[0]) <= most:
+        num_wraps += 1
+    return num_wraps
 
 
 def far_apart(z: Tensor, k: int, manifold: Manifold | None = None) -> Tensor:

@@ -2,12 +2,13 @@ r"""The posterior of single data by Hamiltonian Monte Carlo, and how far the gui
 
     p(z | x) = p(z) p(x | z) / p(x)
 
-A latent of R^d is sampled as it is. A latent of the sphere S^{m-1} is the direction of a vector n of R^m,
+A chain moves in the coordinates v that the manifold of each latent has (its ``lift``, :mod:`ppvae.manifolds.protocol`),
 
-    z = n / |n|,   n with the density  N(n; 0, I) p(z | x) / u(z),   u uniform on the sphere
+    z = point(v),   v with the density  p(z | x) exp(log_volume(v))
 
-whose direction has the law p(z | x): without the factor it would be uniform, and the factor knows nothing of |n|. A
-latent of hyperbolic space is exp_o(v), by the volume of exp_o.
+R^d is sampled as it is. A point of a sphere, a circle or a torus is the direction of a vector, a rotation that of a
+quaternion, a point of hyperbolic space exp_o(v), one of an interval a sigmoid. On a product they stand side by side, on a
+quotient the chain moves in the cover.
 
     log p(x) - ELBO = KL(q(z | x) || p(z | x))          the gap of the guide, in nats
 
@@ -35,7 +36,6 @@ from torch import Tensor
 
 from ppvae.diagnostics import Convergence, convergence, to_inference_data
 from ppvae.infer import BatchedHMC, BatchedMCMC
-from ppvae.infer.mcmc.charts import Chart, chart_of
 from ppvae.infer.sites import (
     check_pair,
     data_first,
@@ -48,6 +48,7 @@ from ppvae.infer.sites import (
     plate_nesting,
 )
 from ppvae.inputs import check_support, integer, to_tensors
+from ppvae.manifolds import Lift
 from ppvae.predict import Array, LogLikelihood, log_likelihood
 from ppvae.vae import VAE, check_vae_interface, first_traces, quiet
 
@@ -208,8 +209,7 @@ def posterior(
     :param chunk: how many (datum, chain) pairs go through the decoder at once; memory is proportional to it.
     :param progress: whether Pyro's progress bar is shown.
     :param options: of the kernel, e.g. ``num_steps=20`` of BatchedHMC or ``max_tree_depth=8`` of NUTS.
-    :raises ValueError: if a latent is of none of R^d, spheres, products of spheres and hyperbolic space, if it is
-        outside the data plate, or if x is not what the VAE reads.
+    :raises ValueError: if a latent is discrete or outside the data plate, or if x is not what the VAE reads.
 
     Source: Neal (2011), https://arxiv.org/abs/1206.1901
     """
@@ -222,7 +222,7 @@ def posterior(
     check_vae_interface(vae)
     data = to_tensors(vae, (x, *given))
     check_support(vae, data)
-    charts, nesting, has_density = _charts(vae, data)
+    lifts, nesting, has_density = _lifts(vae, data)
     draws: dict[str, list[NDArray]] = {}
     stats: dict[str, list[NDArray]] = {}
     n = data[0].shape[0]
@@ -231,7 +231,7 @@ def posterior(
         for start in range(0, n, size):
             # The chains of one datum are rows of a batch, one after the other.
             rows = tuple(tensor[start : start + size].repeat_interleave(num_chains, 0) for tensor in data)
-            target = _Target(vae, rows, charts, nesting)
+            target = _Target(vae, rows, lifts, nesting)
             run = _batched if method == "batched-hmc" else _joint
             found, said = run(target, kernel, rows[0].shape[0] // num_chains, num_samples, warmup, progress, options)
             for parts, values in ((draws, found), (stats, said)):
@@ -259,58 +259,58 @@ def _check_options(kernel: Any, options: Mapping[str, Any]) -> None:
             raise ValueError(f"posterior: {kernel.__name__} has no option {name}{hint}")
 
 
-def _charts(vae: VAE, data: tuple[Tensor, ...]) -> tuple[dict[str, tuple[Chart, Any]], int, bool]:
+def _lifts(vae: VAE, data: tuple[Tensor, ...]) -> tuple[dict[str, tuple[Lift, Any]], int, bool]:
     """For each latent of the model the coordinates of its chains and its site; how deep plates are nested; and whether
     the guide has a density that covers the prior."""
     model_trace, guide_trace = first_traces(vae, data)
-    charts = {}
+    lifts = {}
     for site in latents(model_trace):
         name, law = site["name"], site["fn"]
-        chart = chart_of(manifold_of(law))
-        if chart is None:
+        manifold = manifold_of(law)
+        if manifold is None:
             raise ValueError(
-                f"posterior: expected latents of R^d, of spheres, of products of spheres or of hyperbolic space, got "
-                f"site {name!r} with values in {law.support}"
+                f"posterior: expected latents on manifolds, got site {name!r} with values in {law.support}, on which no "
+                "Hamiltonian chain moves; sum a discrete latent out of the model, as ppvae.nn.Clusters does"
             )
         if not in_data_plate(site):
             raise ValueError(f"posterior: expected every latent in the data plate (dim -1), got {name!r} outside")
-        charts[name] = (chart, site)
-    if not charts:
+        lifts[name] = (manifold.lift, site)
+    if not lifts:
         raise ValueError("posterior: expected a model with a latent, got none")
     try:
         check_pair(model_trace, guide_trace, "weights")
         covers = True
     except ValueError:  # chains do without a density of the guide, its gap does not
         covers = False
-    return charts, plate_nesting(model_trace, guide_trace), covers
+    return lifts, plate_nesting(model_trace, guide_trace), covers
 
 
 class _Target:
     """-log p(x, z) of each row, as a function of vectors of R^d; plate scales are left out."""
 
-    def __init__(self, vae: VAE, rows: tuple[Tensor, ...], charts: Mapping[str, Any], nesting: int):
-        self.vae, self.rows, self.charts, self.nesting = vae, rows, charts, nesting
+    def __init__(self, vae: VAE, rows: tuple[Tensor, ...], lifts: Mapping[str, Any], nesting: int):
+        self.vae, self.rows, self.lifts, self.nesting = vae, rows, lifts, nesting
 
     def start(self) -> dict[str, Tensor]:
         """Draws of the guide, (rows, ...)."""
         with torch.no_grad():
             trace = poutine.trace(self.vae.guide).get_trace(*self.rows)
-        return {name: chart.start(data_first(trace.nodes[name])) for name, (chart, _) in self.charts.items()}
+        return {name: lift.start(data_first(trace.nodes[name])) for name, (lift, _) in self.lifts.items()}
 
     def points(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The latents themselves, (rows, ...)."""
-        return {name: self.charts[name][0].point(value) for name, value in params.items()}
+        return {name: self.lifts[name][0].point(value) for name, value in params.items()}
 
     def __call__(self, params: Mapping[str, Tensor]) -> Tensor:
-        values = {name: data_last(z, self.charts[name][1]) for name, z in self.points(params).items()}
+        values = {name: data_last(z, self.lifts[name][1]) for name, z in self.points(params).items()}
         trace = poutine.trace(poutine.condition(self.vae.model, values)).get_trace(*self.rows)
         N = self.rows[0].shape[0]
         U = torch.zeros(())
         for site in (*latents(trace), *observations(trace)):
             log_p = per_datum(trace, site, self.nesting)
             U = U - log_p.expand(*log_p.shape[:-1], N).reshape(-1, N).sum(0)
-        for name, (chart, _) in self.charts.items():
-            U = U - chart.log_volume(params[name]).reshape(N, -1).sum(1)
+        for name, (lift, _) in self.lifts.items():
+            U = U - lift.log_volume(params[name]).reshape(N, -1).sum(1)
         return U
 
 
@@ -339,7 +339,7 @@ def _joint(
     stats: dict[str, Tensor] = {}
     for chain in range(N // n):
         rows = torch.arange(chain, N, N // n)
-        one = _Target(target.vae, tuple(t[rows.to(t.device)] for t in target.rows), target.charts, target.nesting)
+        one = _Target(target.vae, tuple(t[rows.to(t.device)] for t in target.rows), target.lifts, target.nesting)
         run = kernel(potential_fn=lambda params, one=one: one(params).sum(), **options)
         first = {name: value[rows.to(value.device)] for name, value in start.items()}
         mcmc = MCMC(run, num_samples, warmup, initial_params=first, disable_progbar=not progress)
