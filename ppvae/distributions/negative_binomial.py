@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ppvae.special.precision import widen
+
 __all__ = ["NegativeBinomial"]
 
 
@@ -31,8 +33,7 @@ class NegativeBinomial(dist.NegativeBinomial):
         """Log probability in nats."""
         if self._validate_args:
             self._validate_sample(value)
-        wide = torch.float64 if value.device.type != "mps" else value.dtype  # MPS devices have no float64
-        r, x = self.total_count.to(wide), value.to(wide)
+        r, x = widen(self.total_count), widen(value)
         coefficient = torch.lgamma(r + x) - torch.lgamma(r) - torch.lgamma(1 + x)
         return (
             coefficient.to(self.logits.dtype)

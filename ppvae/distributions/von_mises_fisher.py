@@ -65,6 +65,7 @@ from ppvae.special.bessel import (
     log_hyp0f1_divergence,
     log_hyp0f1_scaled,
 )
+from ppvae.special.precision import widen
 
 __all__ = ["VonMisesFisher"]
 
@@ -114,9 +115,7 @@ def _angle_rate(concentration: Tensor, below: Tensor, above: Tensor, m: int) -> 
     in float32 for m above 1000 (1e-4).
     """
     depth, nodes = (36.0, 40) if concentration.dtype == torch.float64 else (20.0, 20)
-    k = concentration
-    if k.device.type != "mps":  # which has no float64
-        k, below, above = k.double(), below.double(), above.double()
+    k, below, above = widen(concentration), widen(below), widen(above)
     # At a pole the rate is 0; the smallest number keeps the ratios below away from 0/0.
     tiny = torch.finfo(k.dtype).tiny
     sin0, cos0 = (0.5 * below).clamp_min(tiny).sqrt(), (0.5 * above).clamp_min(tiny).sqrt()
