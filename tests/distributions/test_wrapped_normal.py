@@ -235,6 +235,31 @@ def test_a_prior_of_many_dimensions_reaches_as_far_as_it_should(dtype):
     assert law.log_prob(z).isfinite().all()
 
 
+def test_draws_reach_to_the_end_of_the_coordinates():
+    """In 18 dimensions at scale 10 the radius is 42 at the median: squared coordinates overflow beyond 44."""
+    torch.manual_seed(0)
+    scale = torch.full((18,), 10.0).requires_grad_()
+    law = WrappedNormal(Hyperboloid(), from_origin(torch.zeros(18)), scale, validate_args=True)
+    z = law.rsample((20000,))
+    assert hyperboloid.check(z).all()
+    assert stats.kstest((to_origin(z).norm(dim=-1) / 10).detach(), stats.chi(18).cdf).pvalue > 0.001
+    own, again = law.log_prob(z), law.log_prob(z.detach().clone())
+    assert torch.allclose(own, again, rtol=1e-4)
+    for value in (z.sum(dtype=F64), own.sum(), again.sum()):
+        assert torch.autograd.grad(value, scale, retain_graph=True)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype, end", [(torch.float32, 88), (F64, 709)])
+def test_a_law_whose_draws_overflow_is_refused(dtype, end):
+    origin = from_origin(torch.zeros(40, dtype=dtype))
+    WrappedNormal(Hyperboloid(), origin, torch.full((40,), end / 12, dtype=dtype), validate_args=True)
+    with pytest.raises(ValueError, match=f"within {end} of the origin"):
+        WrappedNormal(Hyperboloid(), origin, torch.full((40,), end / 8, dtype=dtype), validate_args=True)
+    far = from_origin(torch.eye(40, dtype=dtype)[0] * 0.9 * end)
+    with pytest.raises(ValueError, match="smaller scales"):
+        WrappedNormal(Hyperboloid(), far, torch.full((40,), end / 50, dtype=dtype), validate_args=True)
+
+
 @pytest.mark.parametrize("seen_by", ["training", "evaluation"])
 def test_the_density_of_a_draw_far_out_does_not_go_by_its_rounding(seen_by):
     """At distance 12 in float32 the rounding of a point is longer than the scale."""
