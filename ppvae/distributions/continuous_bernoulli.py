@@ -18,6 +18,8 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 from torch.distributions.utils import broadcast_all
 
+from ppvae.distributions.finite import finite
+
 __all__ = ["ContinuousBernoulli"]
 
 # log(sinh t / t) = sum_n c_n t^2n, which converges for |t| < pi: six terms leave 1e-16 for |t| < 1/4.
@@ -55,7 +57,7 @@ class ContinuousBernoulli(TorchDistribution):
     Source: Loaiza-Ganem and Cunningham (2019), https://arxiv.org/abs/1907.06845
     """
 
-    arg_constraints = {"logits": constraints.real}
+    arg_constraints = {"logits": finite}
     support = constraints.unit_interval
     has_rsample = True
 

@@ -46,6 +46,7 @@ from torch.distributions.kl import register_kl
 from torch.nn.functional import pad
 
 from ppvae.distributions.center import center
+from ppvae.distributions.finite import finite
 from ppvae.distributions.so3_uniform import SO3Uniform
 from ppvae.manifolds import so3
 from ppvae.manifolds.sphere import rotate_from_pole
@@ -82,7 +83,7 @@ class MatrixFisher(TorchDistribution):
     Source: Khatri and Mardia (1977), https://doi.org/10.1111/j.2517-6161.1977.tb01610.x
     """
 
-    arg_constraints = {"concentration": constraints.independent(constraints.real, 2)}
+    arg_constraints = {"concentration": constraints.independent(finite, 2)}
     support = so3.rotation
     has_rsample = False
 

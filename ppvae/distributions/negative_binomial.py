@@ -14,7 +14,9 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import constraints
 
+from ppvae.distributions.finite import finite, positive
 from ppvae.special.precision import widen
 
 __all__ = ["NegativeBinomial"]
@@ -28,6 +30,8 @@ class NegativeBinomial(dist.NegativeBinomial):
 
     Source: Lopez et al. (2018), https://doi.org/10.1038/s41592-018-0229-2
     """
+
+    arg_constraints = {"total_count": positive, "probs": constraints.half_open_interval(0, 1), "logits": finite}
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability in nats."""

@@ -29,6 +29,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from ppvae.distributions.center import center
+from ppvae.distributions.finite import positive
 from ppvae.distributions.wrapped_normal import log_wrapped_normal
 from ppvae.manifolds import so3
 from ppvae.special.quadrature import tanh_sinh
@@ -132,7 +133,7 @@ class SO3Normal(SO3Pushforward):
         0.
     """
 
-    arg_constraints = {"loc": so3.rotation, "scale": constraints.independent(constraints.positive, 1)}
+    arg_constraints = {"loc": so3.rotation, "scale": constraints.independent(positive, 1)}
 
     def __init__(self, loc: Tensor, scale: Tensor, num_wraps: int | None = None, validate_args=None):
         if scale.shape[-1:] != (3,):

@@ -50,10 +50,11 @@ import math
 from functools import lru_cache
 
 import torch
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions.kl import register_kl
 
+from ppvae.distributions.finite import positive_or_zero
 from ppvae.distributions.hyperspherical_uniform import HypersphericalUniform
 from ppvae.manifolds.sphere import log_area, rotate_from_pole, sphere
 from ppvae.special.bessel import (
@@ -185,7 +186,7 @@ class VonMisesFisher(TorchDistribution):
         the sphere or a negative concentration.
     """
 
-    arg_constraints = {"loc": sphere, "concentration": constraints.nonnegative}
+    arg_constraints = {"loc": sphere, "concentration": positive_or_zero}
     support = sphere
     has_rsample = True
 

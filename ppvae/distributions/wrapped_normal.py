@@ -42,6 +42,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from ppvae.distributions.center import center
+from ppvae.distributions.finite import positive
 from ppvae.manifolds import circle
 from ppvae.manifolds.circle import Circle, quarter_turn
 from ppvae.manifolds.hyperboloid import Hyperboloid, boost, log_sinhc, to_frame, to_origin
@@ -105,7 +106,7 @@ class WrappedNormal(TorchDistribution):
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
         """The constraints of ``loc``, which the manifold decides, and ``scale``."""
-        return {"loc": self.manifold.support, "scale": constraints.independent(constraints.positive, 1)}
+        return {"loc": self.manifold.support, "scale": constraints.independent(positive, 1)}
 
     @property
     def support(self) -> constraints.Constraint:
