@@ -95,7 +95,9 @@ class Sphere:
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """The point ``|u|`` radians from x along the great circle with direction u; smooth at u = 0."""
         angle = u.norm(dim=-1, keepdim=True)
-        return angle.cos() * x + torch.sinc(angle / math.pi) * u
+        # Cosine and sine of one and the same number: torch.sinc(angle / pi) is off by the rounding of its argument.
+        sinc = torch.where(angle > 0, angle.sin() / torch.where(angle > 0, angle, 1), 1)
+        return angle.cos() * x + sinc * u
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """The shortest tangent vector u at x with exp_x(u) = y, in radians; smooth but for y = -x.
