@@ -9,9 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-BASE = {"distributions", "manifolds", "special", "random"}
+BASE = {"checks", "distributions", "manifolds", "special", "random"}
 #: part of the library -> the parts that it may import, besides itself
 BELOW = {
+    "checks": set(),
     "random": set(),
     "special": set(),
     "manifolds": {"special"},
