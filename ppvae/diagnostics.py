@@ -162,7 +162,8 @@ def _read(chains: Any) -> tuple[dict[str, NDArray], dict[str, NDArray], dict[str
     if hasattr(chains, "chains"):  # samples
         if chains.chains is None:
             raise ValueError(
-                "chains: expected the draws of a Markov chain, got independent draws, which need no diagnosis; use them as they are"
+                "chains: expected the draws of a Markov chain, got independent draws, which need no diagnosis; "
+                "use them as they are"
             )
         return _read(chains.chains)
     if not hasattr(chains, "get_samples"):
