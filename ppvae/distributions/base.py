@@ -2,20 +2,20 @@
 
 from typing import Any
 
-from pyro.distributions import Delta, MaskedDistribution
+from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
 from torch.distributions import Distribution, Independent, constraints
 
 __all__ = ["base_law", "base_support", "is_deterministic"]
 
 
 def base_law(law: Distribution) -> Any:
-    """The law without the wrappers that only say which dimensions belong to an event, or which data count.
+    """The law without the wrappers that say which dimensions belong to an event, which data count, and how many.
 
     >>> import pyro.distributions as dist
     >>> base_law(dist.Normal(0.0, 1.0).expand([3]).to_event(1))
     Normal(loc: 0.0, scale: 1.0)
     """
-    while isinstance(law, (Independent, MaskedDistribution)):
+    while isinstance(law, (Independent, MaskedDistribution, ExpandedDistribution)):
         law = law.base_dist
     return law
 
