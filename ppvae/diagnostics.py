@@ -1,4 +1,4 @@
-"""Diagnostics by ArviZ, imported when they are asked for; both of its lines (0.x and 1.x) are served."""
+"""Diagnostics of importance weights and of Markov chains, by ArviZ 0.x or 1.x, which is imported when it is needed."""
 
 import math
 import sys
@@ -10,29 +10,49 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-#: From as many chains on, the error of a mean is taken from the scatter of the chains' means.
+from ppvae.checks import count, real
+
+#: With at least so many chains, the error of a mean is taken from the scatter of the chains' means.
 _MANY_CHAINS = 16
 
 
-def pareto_k(log_weights: NDArray) -> NDArray:
-    """Pareto k-hat of importance weights, one for each row of ``log_weights`` (n, S).
+def pareto_k(log_weights: ArrayLike) -> NDArray:
+    """Pareto k-hat of importance weights, one for each row of ``log_weights`` (n, S), shape (n,).
 
-    Below 0.5 the weights have a finite variance, above 0.7 an importance sampling estimate is not to be trusted. It is
-    fitted to the M = min(S/5, 3 sqrt S) largest weights. It is infinite where fewer than five of them are there to fit,
-    as for S < 25 or where all others are 0 beside them, and NaN where they are all equal or one is infinite or NaN.
+    Below 0.5 the weights have a finite variance; above 0.7 an importance sampling estimate is not to be trusted. k-hat
+    is the exponent of a generalised Pareto law fitted to the M = min(S/5, 3 sqrt S) largest weights.
+
+    It is infinite for S < 25, and if fewer than five weights are positive; so it is if all are 0. It is NaN if the M
+    largest weights are equal: such a tail has no exponent, and nothing speaks against the weights.
+
+    :param log_weights: logarithms of the weights, shape (n, S); -inf for a weight of 0.
+    :raises ValueError: if one is NaN or +inf, or the shape is another.
 
     Source: Vehtari, Simpson, Gelman, Yao and Gabry (2024), https://www.jmlr.org/papers/v25/19-556.html
+
+    >>> u = (np.arange(1000) + 0.5) / 1000
+    >>> pareto_k([-0.2 * np.log(u), -0.9 * np.log(u), np.full(1000, -np.inf)]).round(1)
+    array([0.2, 0.8, inf])
     """
-    ordered = np.sort(np.asarray(log_weights, float), axis=1)
+    ordered = real("log_weights", log_weights).astype(np.float64)
+    if ordered.ndim != 2 or not ordered.shape[1]:
+        raise ValueError(f"log_weights: expected shape (n, S), got {ordered.shape}; of one row take log_weights[None]")
+    wrong = np.isnan(ordered) | (ordered == np.inf)
+    if wrong.any():
+        raise ValueError(
+            f"log_weights: expected numbers or -inf, got {wrong.sum()} NaN or +inf, first in row "
+            f"{wrong.any(1).argmax()}; a density of the model or of the guide is not finite there, leave such rows out"
+        )
+    ordered.sort(1)
     n, S = ordered.shape
     if S < 25:
         return np.full(n, np.inf)
     M = math.ceil(min(S / 5, 3 * math.sqrt(S)))
-    k = np.full(n, np.nan)
-    rows = np.flatnonzero(np.isfinite(ordered[:, -1]))  # NaN is sorted to the end
-    # A weight of 0 stays 0, and both lines of ArviZ get numbers.
+    k = np.where(np.isneginf(ordered[:, -1]), np.inf, np.nan)
+    rows = np.flatnonzero(np.isfinite(ordered[:, -1]))
+    # Both lines of ArviZ want numbers; beside the largest weight one this small is 0.
     ordered = np.maximum(ordered[rows] - ordered[rows, -1:], 2 * math.log(sys.float_info.min))
     few = ordered[:, -5] < math.log(sys.float_info.min)
     k[rows[few]] = np.inf
@@ -45,14 +65,14 @@ def pareto_k(log_weights: NDArray) -> NDArray:
 
 def _fit(log_weights: NDArray) -> NDArray:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of ArviZ about itself, when it is imported
+        warnings.simplefilter("ignore")  # ArviZ warns of its own future when it is imported
         try:
             from arviz_stats.base import array_stats
         except ImportError:
             import arviz
 
             return np.asarray(arviz.psislw(log_weights)[1])
-        return np.asarray(array_stats.psislw(-log_weights)[1])  # 1.x takes the negative, as of log likelihoods for LOO
+        return np.asarray(array_stats.psislw(-log_weights)[1])  # 1.x takes log likelihoods for LOO, and negates them
 
 
 def to_inference_data(
@@ -64,45 +84,50 @@ def to_inference_data(
     dims: Mapping[str, list[str]] | None = None,
     **groups: Mapping[str, Any],
 ) -> Any:
-    """The draws of a sampler as ArviZ keeps them, with the dimensions chain and draw.
+    r"""The draws of a sampler in the form of ArviZ, with the dimensions chain and draw.
 
-    Beside the draws there is what the sampler tells of them: of :class:`ppvae.infer.BatchedHMC` ``acceptance_rate``,
-    ``step_size``, ``energy``, ``lp`` and ``diverging`` of each chain and draw; Pyro's HMC and NUTS keep no more than
-    ``diverging``, the step size of a run of one chain, and the acceptance rate of a run, which is an attribute of the
-    group.
+    Statistics of the sampler are kept beside the draws. Of :class:`ppvae.infer.BatchedHMC` these are
+    ``acceptance_rate``, ``step_size``, ``energy``, ``lp`` and ``diverging`` of each chain and draw. Pyro's HMC and NUTS
+    keep less: ``diverging``, the step size if there is one chain, and the acceptance rate of each chain, which becomes
+    an attribute of the group.
 
     :param chains: a ``pyro.infer.MCMC`` that has run, :class:`ppvae.samplers.Samples` that came from one, the result of
-        :func:`ppvae.posterior`, or a dict of arrays (chains, draws, \\*event).
-    :param sample_stats: statistics of shape (chains, draws) beside or in place of those of the sampler.
-    :param max_chains: how many chains to keep, evenly spaced; all where None. Pictures of hundreds are slow.
+        :func:`ppvae.posterior`, or a dict of arrays (chains, draws, \*event).
+    :param sample_stats: further statistics of shape (chains, draws); they replace those of the sampler by name.
+    :param max_chains: how many chains to keep, evenly spaced, because pictures of hundreds are slow. By default all.
     :param coords: names of the values of dimensions, as in ArviZ.
     :param dims: names of the dimensions of each variable beyond chain and draw, as in ArviZ.
     :param groups: further groups of ArviZ's schema, e.g. ``log_likelihood={"x": array}``.
-    :return: ``arviz.InferenceData``, of ArviZ 1.x an ``xarray.DataTree``.
-    :raises ValueError: if there are no chains, or arrays do not agree in their numbers of chains and draws.
+    :return: ``arviz.InferenceData``, or an ``xarray.DataTree`` of ArviZ 1.x.
+    :raises ValueError: if there are no chains, or arrays differ in their numbers of chains and draws, have a mask, or
+        are complex.
+
+    >>> data = to_inference_data({"z": np.zeros((4, 100, 2))}, max_chains=2)
+    >>> data.posterior["z"].dims, data.posterior["z"].shape
+    (('chain', 'draw', 'z_dim_0'), (2, 100, 2))
     """
     chains = getattr(chains, "inference_data", chains)
     if hasattr(chains, "posterior") and not groups and sample_stats is None and max_chains is None:
         return chains
     draws, stats, attributes = _read(chains)
     if sample_stats is not None:
-        stats = stats | {name: _array(value) for name, value in sample_stats.items()}
-    shapes = {name: value.shape[:2] for name, value in (draws | stats).items()}
-    if not draws or len(set(shapes.values())) > 1:
-        raise ValueError(
-            f"chains: expected arrays of one number of chains and draws, (chains, draws, ...), got {shapes}"
-        )
-    C = next(iter(draws.values())).shape[0]
-    kept = np.linspace(0, C - 1, min(C, max_chains or C)).round().astype(int)
+        stats = stats | {name: real(f"sample_stats[{name!r}]", value) for name, value in sample_stats.items()}
+    C = _check_shapes(draws | stats)
+    kept = np.linspace(0, C - 1, C if max_chains is None else min(C, count("max_chains", max_chains)))
+    kept = kept.round().astype(int)
     every: dict[str, Any] = {"posterior": {name: value[kept] for name, value in draws.items()}}
     if stats:
         every["sample_stats"] = {name: value[kept] for name, value in stats.items()}
     per_draw = {"log_likelihood", "posterior_predictive", "log_prior", "warmup_posterior", "warmup_sample_stats"}
     for group, arrays in groups.items():
-        every[group] = {name: _array(a)[kept] if group in per_draw else _array(a) for name, a in arrays.items()}
+        values = {name: real(f"{group}[{name!r}]", value) for name, value in arrays.items()}
+        if group in per_draw and {value.shape[:1] for value in values.values()} - {(C,)}:
+            shapes = {name: value.shape for name, value in values.items()}
+            raise ValueError(f"{group}: expected arrays of the {C} chains, (chains, draws, ...), got {shapes}")
+        every[group] = {name: value[kept] for name, value in values.items()} if group in per_draw else values
     given: dict[str, Any] = {"coords": {"chain": kept} | dict(coords or {}), "dims": dict(dims or {})}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of ArviZ about itself, and of more chains than draws
+        warnings.simplefilter("ignore")  # ArviZ warns of its own future, and of more chains than draws
         import arviz
 
         if int(arviz.__version__.split(".")[0]) >= 1:
@@ -114,6 +139,17 @@ def to_inference_data(
     return data
 
 
+def _check_shapes(arrays: Mapping[str, NDArray]) -> int:
+    """The number of chains of arrays (chains, draws, ...)."""
+    shapes = {name: value.shape for name, value in arrays.items()}
+    if len({shape[:2] for shape in shapes.values()}) != 1 or any(len(s) < 2 or 0 in s[:2] for s in shapes.values()):
+        raise ValueError(
+            "chains: expected arrays (chains, draws, ...) of one number of chains and draws, got "
+            f"{shapes or 'none'}; of a single chain take draws[None]"
+        )
+    return next(iter(shapes.values()))[0]
+
+
 def _read(chains: Any) -> tuple[dict[str, NDArray], dict[str, NDArray], dict[str, Any]]:
     """Draws and statistics (chains, draws, ...) by name, and attributes."""
     chains = getattr(chains, "inference_data", chains)
@@ -122,23 +158,24 @@ def _read(chains: Any) -> tuple[dict[str, NDArray], dict[str, NDArray], dict[str
         stats = {} if kept is None else {str(name): kept[name].values for name in kept.data_vars}
         return {str(name): own[name].values for name in own.data_vars}, stats, {} if kept is None else dict(kept.attrs)
     if isinstance(chains, Mapping):
-        return {name: _array(value) for name, value in chains.items()}, {}, {}
+        return {name: real(f"chains[{name!r}]", value) for name, value in chains.items()}, {}, {}
     if hasattr(chains, "chains"):  # samples
         if chains.chains is None:
             raise ValueError(
-                "chains: expected the draws of a Markov chain, got independent draws, which need no diagnosis"
+                "chains: expected the draws of a Markov chain, got independent draws, which need no diagnosis; "
+                "use them as they are"
             )
         return _read(chains.chains)
     if not hasattr(chains, "get_samples"):
         raise ValueError(
             "chains: expected a pyro.infer.MCMC, Samples of a Markov chain, or a dict of arrays (chains, draws, ...), "
-            f"got {type(chains).__name__}"
+            f"got {type(chains).__name__}; of an array z take {{'z': z}}"
         )
-    draws = {name: _array(value) for name, value in chains.get_samples(group_by_chain=True).items()}
+    draws = {name: real(name, value) for name, value in chains.get_samples(group_by_chain=True).items()}
     C, S = next(iter(draws.values())).shape[:2]
     kept = getattr(chains.kernel, "sample_stats", None)
     if kept:
-        stats = {name: _array(value) for name, value in kept.items()}
+        stats = {name: real(name, value) for name, value in kept.items()}
         if next(iter(stats.values())).shape != (C, S):  # Pyro's own MCMC took the chains for a dimension of the draws
             if C > 1:
                 raise ValueError(
@@ -161,31 +198,28 @@ def _read(chains: Any) -> tuple[dict[str, NDArray], dict[str, NDArray], dict[str
     return draws, stats, attributes
 
 
-def _array(value: Any) -> NDArray:
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
-
-
 @dataclass(frozen=True)
 class Convergence:
-    r"""What the draws of several chains say about whether these have mixed: the result of :func:`convergence`.
+    r"""Whether several chains have mixed, by their draws: the result of :func:`convergence`.
 
-    One entry for each coordinate of the variables, named in ``names``.
+    Arrays have one entry for each coordinate of the variables, in the order of ``names``.
 
     :param mean: mean of all draws.
     :param sd: their standard deviation.
     :param error: Monte Carlo standard error of the mean. With 16 chains or more it is the standard deviation of the
-        chains' means, over the root of the number of chains, which assumes nothing about what goes on within a chain;
-        with fewer it is ArviZ's.
-    :param ess: effective sample size, (sd / error)^2. ArviZ's own can be too large for many short chains whose
-        draws alternate.
-    :param r_hat: rank-normalised split R-hat [1]; a single chain is taken for two. NaN with fewer than 4 draws.
-        It asks whether each chain by itself is long enough: chains of a few dozen draws exceed 1.01, and yet the mean
+        chains' means over the root of the number of chains, which assumes nothing about what goes on within a chain.
+        With fewer it is ArviZ's.
+    :param ess: effective sample size, (sd / error)^2. ArviZ's own can be too large for many short chains whose draws
+        alternate.
+    :param r_hat: rank-normalised split R-hat [1]; the halves of a single chain count as two. NaN with fewer than 4
+        draws. It asks whether each chain alone is long enough. Chains of a few dozen draws exceed 1.01, though the mean
         of hundreds of them can be as good as its error says.
-    :param moved: root mean square distance of draws half a chain apart, in units of that of independent draws: 1 where
-        the chain forgets its beginning, 0 where it stands.
+    :param moved: root mean square distance of draws half a chain apart, over that of independent draws: 1 for a chain
+        that forgets where it began, 0 for one that stands still.
     :param stuck: for each chain, whether all its draws are equal.
-    :param divergences: for each chain, how many of its transitions diverged; None where the sampler does not say.
-    :param acceptance: for each chain, its mean acceptance; None where the sampler does not say.
+    :param draws: number of draws of each chain.
+    :param divergences: for each chain, how many of its transitions diverged; None if the sampler does not say.
+    :param acceptance: for each chain, its mean acceptance; None if the sampler does not say.
 
     Source: [1] Vehtari, Gelman, Simpson, Carpenter and Bürkner (2021), https://doi.org/10.1214/20-BA1221
     """
@@ -209,7 +243,7 @@ class Convergence:
 
     @cached_property
     def problems(self) -> list[str]:
-        """What speaks against the draws, in words; empty where nothing does."""
+        """What speaks against the draws, in words; an empty list if nothing does."""
         found = []
         if not np.isfinite(self.mean).all():
             return [
@@ -221,7 +255,7 @@ class Convergence:
         if high.any():
             worst = int(np.nanargmax(self.r_hat))
             found.append(
-                f"R-hat is above 1.01 at {high.sum()} of {len(self.names)} coordinates, {self.r_hat[worst]:.3g} at "
+                f"R-hat is above 1.01 at {high.sum()} of {len(self.names)} coordinates, {self.r_hat[worst]:.3f} at "
                 f"{self.names[worst]}"
             )
         if self.moved < 0.7:
@@ -241,7 +275,7 @@ class Convergence:
 
     @property
     def mixed(self) -> bool:
-        """Whether nothing speaks against it; chains that all missed the same mode look as if they had mixed."""
+        """Whether nothing speaks against mixing. Chains that all missed one mode look as if they had mixed."""
         return not self.problems
 
     def __str__(self) -> str:
@@ -269,11 +303,16 @@ def _count(n: int, word: str) -> str:
 def convergence(chains: Any) -> Convergence:
     """Whether chains have mixed: R-hat, effective draws, errors of the means, distance moved, divergences.
 
-    ::
+    :param chains: an argument or a result of :func:`to_inference_data`.
+    :raises ValueError: as of :func:`to_inference_data`.
 
-        print(ppvae.diagnostics.convergence(mcmc))
-
-    :param chains: what :func:`to_inference_data` takes, or what it returns.
+    >>> z = np.random.default_rng(0).normal(size=(4, 1000, 1))
+    >>> found = convergence({"z": z})
+    >>> found.mixed, f"{found.r_hat[0]:.2f}", bool(found.ess[0] > 3000)
+    (True, '1.00', True)
+    >>> z[0] += 1
+    >>> convergence({"z": z}).problems
+    ['R-hat is above 1.01 at 1 of 1 coordinates, 1.093 at z[0]']
     """
     draws, stats, attributes = _read(chains)
     names, z = _coordinates(draws)
@@ -310,17 +349,21 @@ def convergence(chains: Any) -> Convergence:
 
 
 def worst_coordinates(chains: Any, n: int = 3, max_chains: int = 8) -> Any:
-    """The n coordinates with the largest R-hat as scalar variables of few chains, to be looked at.
+    """The n coordinates with the largest R-hat, as scalar variables of a few chains to look at.
 
-    ::
+    Plot them with :func:`ppvae.plotting.plot_trace`.
 
-        data = ppvae.diagnostics.worst_coordinates(mcmc)
-        ppvae.plotting.plot_trace(data)
-
-    :param chains: what :func:`to_inference_data` takes, or what it returns.
+    :param chains: an argument or a result of :func:`to_inference_data`.
+    :param n: how many coordinates.
     :param max_chains: how many chains to keep, evenly spaced.
     :return: as of :func:`to_inference_data`.
+
+    >>> z = np.random.default_rng(0).normal(size=(4, 100, 3))
+    >>> z[0, :, 1] += 1
+    >>> list(worst_coordinates({"z": z}, n=1).posterior.data_vars)
+    ['z[1]']
     """
+    count("n", n)
     draws, stats, _ = _read(chains)
     names, z = _coordinates(draws)
     order = np.argsort(-np.nan_to_num(convergence(chains).r_hat), kind="stable")[:n]
@@ -331,6 +374,7 @@ def worst_coordinates(chains: Any, n: int = 3, max_chains: int = 8) -> Any:
 
 def _coordinates(draws: Mapping[str, NDArray]) -> tuple[list[str], NDArray]:
     """Names of all coordinates of the variables, and their draws (chains, draws, n)."""
+    _check_shapes(draws)
     names = [
         name + (f"[{','.join(map(str, index))}]" if index else "")
         for name, value in draws.items()
@@ -344,9 +388,9 @@ def _attribute(attributes: Mapping[str, Any], name: str) -> NDArray | None:
 
 
 def _arviz(name: str, z: NDArray, **options: Any) -> NDArray:
-    """``rhat`` or ``ess`` of ArviZ for each of the last dimension of z, (chains, draws, n)."""
+    """``rhat`` or ``ess`` of ArviZ for each coordinate of z, (chains, draws, n)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of ArviZ about itself, and of more chains than draws
+        warnings.simplefilter("ignore")  # ArviZ warns of its own future, and of more chains than draws
         try:
             from arviz_stats.base import array_stats
         except ImportError:

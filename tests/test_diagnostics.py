@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import subprocess
 import sys
@@ -36,15 +37,38 @@ def test_shift_and_order_do_not_matter():
 def test_rows_that_have_no_tail():
     w = rng.normal(size=(7, 100))
     w[1] = 0.0  # all equal
-    w[2, 0] = np.nan
-    w[3] = -np.inf
+    w[2, 4:] = -np.inf  # four weights are no tail
+    w[3] = -np.inf  # all weights are 0
     w[4, :50] = -np.inf  # half of the weights are 0: the tail is there
     w[5, 0] = 1e5  # one weight is all
     w[6, :40] = 9.0  # the largest are all equal
     k = pareto_k(w)
     assert np.isfinite(k[[0, 4]]).all()
-    assert np.isnan(k[[1, 2, 3, 6]]).all()
-    assert k[5] == np.inf
+    assert np.isnan(k[[1, 6]]).all()
+    assert (k[[2, 3, 5]] == np.inf).all()
+
+
+@pytest.mark.parametrize("S", [3, 25, 400])
+def test_weights_that_are_all_zero_are_not_to_be_trusted(S):
+    w = rng.normal(size=(3, S))
+    w[1] = -np.inf
+    assert pareto_k(w)[1] == np.inf and (pareto_k(w) > 0.7)[1]
+    assert (pareto_k(np.full((2, S), -np.inf)) == np.inf).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(bad):
+    w = rng.normal(size=(3, 100))
+    w[2, 5] = bad
+    with pytest.raises(ValueError, match=r"log_weights: expected numbers or -inf, got 1 NaN or .inf, first in row 2"):
+        pareto_k(w)
+    with pytest.raises(ValueError, match=r"log_weights: expected shape \(n, S\), got \(100,\)"):
+        pareto_k(w[0])
+    with pytest.raises(ValueError, match="log_weights: expected an array without a mask"):
+        pareto_k(np.ma.masked_invalid(w))
+    with pytest.raises(ValueError, match="log_weights: expected real numbers, got complex128"):
+        pareto_k(w + 1j)
+    assert pareto_k(w[:2].tolist()).tolist() == pareto_k(torch.tensor(w[:2])).tolist() == pareto_k(w[:2]).tolist()
 
 
 @pytest.mark.parametrize("S", [1, 2, 24])
@@ -122,7 +146,9 @@ def test_chains_that_have_not_mixed_are_called_so():
     z, _ = autoregressive(20, 200, 0.3)
     apart = z + 2 * np.arange(20)[:, None, None]
     found = convergence({"z": apart})
-    assert not found.mixed and "R-hat is above 1.01 at 2 of 2 coordinates" in str(found)
+    worst = int(found.r_hat.argmax())
+    assert f"R-hat is above 1.01 at 2 of 2 coordinates, {found.r_hat[worst]:.3f} at z[{worst}]" in str(found)
+    assert not found.mixed
     assert found.moved < 0.3
     slow, _ = autoregressive(50, 100, 0.9999)
     assert "still depend on where the chains began" in str(convergence({"z": slow}))
@@ -143,6 +169,39 @@ def test_the_worst_coordinates_are_those_with_the_largest_r_hat():
     assert list(data.posterior.data_vars) == ["z[0,1]", "z[1,2]"]
     assert data.posterior.chain.values.tolist() == [0, 6, 13, 19]
     assert np.allclose(data.posterior["z[1,2]"], z[[0, 6, 13, 19], :, 1, 2])
+
+
+def test_an_r_hat_just_above_its_limit_has_three_decimals():
+    found = convergence({"z": autoregressive(4, 400, 0.3, d=1)[0]})
+    above = dataclasses.replace(found, r_hat=np.array([1.0121]))
+    assert above.problems == ["R-hat is above 1.01 at 1 of 1 coordinates, 1.012 at z[0]"]
+
+
+def test_draws_that_are_no_draws_are_refused():
+    z = rng.normal(size=(3, 8, 2))
+    for function in (to_inference_data, convergence, worst_coordinates):
+        for bad, message in (
+            (np.ma.masked_less(z, 0), r"chains\['z'\]: expected an array without a mask"),
+            (z + 1j, r"chains\['z'\]: expected real numbers, got complex128"),
+            (z.astype(object), r"chains\['z'\]: expected numbers, got ndarray of dtype object"),
+            (
+                z[0, :, 0],
+                r"expected arrays \(chains, draws, \.\.\.\) of one number .*of a single chain take draws\[None\]",
+            ),
+            (z[:, :0], r"expected arrays \(chains, draws, \.\.\.\) of one number"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                function({"z": bad})
+        with pytest.raises(ValueError, match=r"of one number of chains and draws, got none"):
+            function({})
+    with pytest.raises(ValueError, match=r"sample_stats\['lp'\]: expected an array without a mask"):
+        to_inference_data({"z": z}, sample_stats={"lp": np.ma.masked_less(z[..., 0], 0)})
+    with pytest.raises(ValueError, match="log_likelihood: expected arrays of the 3 chains"):
+        to_inference_data({"z": z}, log_likelihood={"x": z[:2]})
+    with pytest.raises(ValueError, match="max_chains: expected an integer of at least 1, got 0"):
+        to_inference_data({"z": z}, max_chains=0)
+    with pytest.raises(ValueError, match="n: expected an integer of at least 1, got 0"):
+        worst_coordinates({"z": z}, n=0)
 
 
 def test_divergences_and_acceptance_are_told():
@@ -238,9 +297,9 @@ def test_chains_that_are_none():
     z = np.zeros((3, 2))
     with pytest.raises(ValueError, match="got independent draws, which need no diagnosis"):
         to_inference_data(Samples(z, z))
-    with pytest.raises(ValueError, match="got list"):
+    with pytest.raises(ValueError, match=r"got list; of an array z take {'z': z}"):
         to_inference_data([1, 2])
-    with pytest.raises(ValueError, match="one number of chains and draws"):
+    with pytest.raises(ValueError, match=r"one number of chains and draws, got {'a': \(2, 3\), 'b': \(2, 4\)}"):
         to_inference_data({"a": np.zeros((2, 3)), "b": np.zeros((2, 4))})
 
 

@@ -11,14 +11,15 @@ ROOT = Path(__file__).parents[1]
 
 #: part of the library -> the parts that it imports, besides itself
 BELOW: dict[str, set[str]] = {
+    "checks": set(),
     "data": set(),
-    "diagnostics": set(),
     "manifolds": set(),
     "special": set(),
     "lazy": set(),
     "version": set(),
     "turns": set(),
     "transforms": set(),
+    "diagnostics": {"checks"},
     "plotting": {"manifolds"},
     "distributions": {"manifolds", "special"},
     "random": {"turns"},
@@ -26,7 +27,7 @@ BELOW: dict[str, set[str]] = {
     "infer": {"manifolds", "lazy", "distributions", "random"},
     "isolation": {"turns", "nn"},
     "latents": {"manifolds", "lazy", "distributions", "nn"},
-    "metrics": {"manifolds", "distributions", "infer"},
+    "metrics": {"checks", "manifolds", "distributions", "infer"},
     "vae": {"random", "infer", "isolation"},
     "models": {"manifolds", "lazy", "distributions", "nn", "latents"},
     "inputs": {"distributions", "infer", "vae"},
@@ -34,7 +35,7 @@ BELOW: dict[str, set[str]] = {
     "io": {"version", "nn", "models"},
     "predict": {"diagnostics", "distributions", "infer", "vae", "inputs", "tracing"},
     "train": {"lazy", "turns", "random", "nn", "infer", "vae", "inputs", "tracing", "io"},
-    "samplers": {"diagnostics", "manifolds", "distributions", "random", "infer", "vae", "inputs", "predict"},
+    "samplers": {"checks", "manifolds", "diagnostics", "distributions", "random", "infer", "vae", "inputs", "predict"},
     "callbacks": {"train"},
     "testing": {"manifolds", "random", "infer", "isolation", "vae", "inputs", "predict", "train"},
 }

@@ -2,20 +2,20 @@
 
 from typing import Any
 
-from pyro.distributions import Delta, MaskedDistribution
+from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
 from torch.distributions import Independent
 
 __all__ = ["base_law", "base_support", "is_deterministic"]
 
 
 def base_law(law: Any) -> Any:
-    """The law without the wrappers that only say which dimensions belong to an event, or which data count.
+    """The law without the wrappers that say which dimensions belong to an event, which data count, and how many.
 
     >>> import pyro.distributions as dist
     >>> base_law(dist.Normal(0.0, 1.0).expand([3]).to_event(1))
     Normal(loc: 0.0, scale: 1.0)
     """
-    while isinstance(law, (Independent, MaskedDistribution)):
+    while isinstance(law, (Independent, MaskedDistribution, ExpandedDistribution)):
         law = law.base_dist
     return law
 
@@ -23,6 +23,7 @@ def base_law(law: Any) -> Any:
 def base_support(support: Any) -> Any:
     """The constraint on the smallest part of an event: ``real`` of ``independent(real, 2)``.
 
+    >>> from torch.distributions import constraints
     >>> base_support(constraints.real_vector)
     Real()
     """
@@ -35,6 +36,7 @@ def is_deterministic(law: Any) -> bool:
     """Whether the law is a point mass, which has no density with respect to a volume.
 
     >>> import pyro.distributions as dist
+    >>> import torch
     >>> is_deterministic(dist.Delta(torch.zeros(2)).to_event(1)), is_deterministic(dist.Normal(0.0, 1.0))
     (True, False)
     """

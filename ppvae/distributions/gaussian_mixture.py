@@ -49,6 +49,8 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Size, Tensor
 
+from ppvae.distributions.finite import finite, log_weights, positive
+
 __all__ = ["GaussianMixture"]
 
 
@@ -113,9 +115,9 @@ class GaussianMixture(TorchDistribution):
     """
 
     arg_constraints = {
-        "logits": constraints.real_vector,
-        "loc": constraints.independent(constraints.real, 2),
-        "scale": constraints.independent(constraints.positive, 2),
+        "logits": log_weights,
+        "loc": constraints.independent(finite, 2),
+        "scale": constraints.independent(positive, 2),
     }
     support = constraints.real_vector
     has_rsample = True

@@ -25,6 +25,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from ppvae.distributions.center import center
+from ppvae.distributions.finite import finite, positive
 
 
 class HamiltonianFlow(TorchDistribution):
@@ -52,10 +53,10 @@ class HamiltonianFlow(TorchDistribution):
     """
 
     arg_constraints = {
-        "loc": constraints.real_vector,
-        "scale": constraints.independent(constraints.positive, 1),
-        "step_size": constraints.independent(constraints.positive, 1),
-        "beta_0": constraints.positive,
+        "loc": constraints.independent(finite, 1),
+        "scale": constraints.independent(positive, 1),
+        "step_size": constraints.independent(positive, 1),
+        "beta_0": positive,
     }
     support = constraints.real_vector
     has_rsample = True

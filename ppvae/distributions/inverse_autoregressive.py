@@ -23,6 +23,7 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from ppvae.distributions.center import center
+from ppvae.distributions.finite import finite, positive
 
 
 class AutoregressiveLayer(Protocol):
@@ -49,9 +50,9 @@ class InverseAutoregressive(TorchDistribution):
     """
 
     arg_constraints = {
-        "loc": constraints.real_vector,
-        "scale": constraints.independent(constraints.positive, 1),
-        "context": constraints.real_vector,
+        "loc": constraints.independent(finite, 1),
+        "scale": constraints.independent(positive, 1),
+        "context": constraints.independent(finite, 1),
     }
     support = constraints.real_vector
     has_rsample = True

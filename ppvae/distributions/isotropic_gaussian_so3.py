@@ -39,10 +39,10 @@ import math
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
-from torch.distributions import constraints
 from torch.distributions.kl import register_kl
 
 from ppvae.distributions.center import center
+from ppvae.distributions.finite import positive
 from ppvae.distributions.so3_uniform import SO3Uniform
 from ppvae.manifolds import so3
 from ppvae.special.quadrature import tanh_sinh
@@ -72,7 +72,7 @@ class IsotropicGaussianSO3(TorchDistribution):
         0.
     """
 
-    arg_constraints = {"loc": so3.rotation, "scale": constraints.positive}
+    arg_constraints = {"loc": so3.rotation, "scale": positive}
     support = so3.rotation
     has_rsample = True
 

@@ -43,12 +43,15 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.distributions.kl import register_kl
+from torch.nn.functional import pad
 
 from ppvae.distributions.center import center
+from ppvae.distributions.finite import finite
 from ppvae.distributions.so3_uniform import SO3Uniform
 from ppvae.manifolds import so3
 from ppvae.manifolds.sphere import rotate_from_pole
 from ppvae.special import bessel_ratio_complement
+from ppvae.special.precision import widen
 
 __all__ = ["MatrixFisher"]
 
@@ -60,17 +63,27 @@ _PROPOSALS = 64
 class MatrixFisher(TorchDistribution):
     r"""The law on SO(3) with density proportional to exp tr(F^T R), the von Mises-Fisher law of rotations.
 
-    The density is with respect to the volume of the angle metric, whose total mass is :math:`8 \pi^2`. At
-    large concentration the law is that of :math:`M \exp(V v)` with v normal of variances :math:`1 / (s_2 +
-    s_3), 1 / (s_1 + s_3), 1 / (s_1 + s_2)`; at F = 0 it is uniform. Samples are exact and carry no gradient.
-    First derivatives by F are right, second ones are not.
+    The density is with respect to the volume of the angle metric, whose total mass is :math:`8 \pi^2`. The law is
+    uniform at F = 0. At large concentration it is the law of :math:`M \exp(V v)`, v normal with variances
+    :math:`1 / (s_2 + s_3), 1 / (s_1 + s_3), 1 / (s_1 + s_2)`. Samples are exact and carry no gradient. First
+    derivatives by F are right, second ones are not.
+
+    ``log_prob``, ``mean``, ``mode`` and the divergence hold for :math:`s_1` up to 1e8. In float32 ``log_prob`` at a
+    draw is off by less than :math:`2 \cdot 10^{-5} + 4 \cdot 10^{-6} \sqrt{s_1}` nats, which is what the rounding of R
+    itself changes.
 
     :param concentration: F, real matrices of shape ``(..., 3, 3)``; no other condition.
-    :raises ValueError: for another shape, and, where arguments are validated, for entries that are not finite
-        or a value off SO(3).
+    :raises ValueError: for another shape. With validated arguments also for entries that are not finite, and for a
+        value off SO(3).
+
+    >>> law = MatrixFisher(torch.diag(torch.tensor([4.0, 2.0, 1.0])))
+    >>> print(f"{law.log_prob(torch.eye(3)):.4f}, {law.entropy():.4f}")
+    -0.6224, 2.2774
+
+    Source: Khatri and Mardia (1977), https://doi.org/10.1111/j.2517-6161.1977.tb01610.x
     """
 
-    arg_constraints = {"concentration": constraints.independent(constraints.real, 2)}
+    arg_constraints = {"concentration": constraints.independent(finite, 2)}
     support = so3.rotation
     has_rsample = False
 
@@ -90,14 +103,15 @@ class MatrixFisher(TorchDistribution):
     @property
     def mode(self) -> Tensor:
         """M, the rotation nearest to F, shape ``batch_shape + (3, 3)``."""
-        return so3.project(self.concentration)
+        return so3.project(widen(self.concentration)).to(self.concentration.dtype)
 
     @property
     def mean(self) -> Tensor:
         """E R in the space of matrices, shape ``batch_shape + (3, 3)``, without gradient."""
-        u, v, s = _singular_values(self.concentration)
         with torch.no_grad():
-            _, weight, a, b, _, y = _integrand(s)
+            u, v, d = _decompose(self.concentration)
+            u, v, sums = (t.to(self.concentration.dtype) for t in (u, v, _sums(d)))
+            _, weight, a, b, y = _integrand(sums)
             # The derivatives of log c by s_1 - s_2, s_1 + s_2 and s_2 + s_3, that by s_1 + s_2 + s_3 apart.
             d1 = -(weight * y * bessel_ratio_complement(a, 2)).sum(-1)
             d2 = -(weight * (1 - y) * bessel_ratio_complement(b, 2)).sum(-1)
@@ -108,10 +122,10 @@ class MatrixFisher(TorchDistribution):
     def sample(self, sample_shape=Size()) -> Tensor:
         """Rotations of shape ``sample_shape + batch_shape + (3, 3)``; NaN where no proposal was accepted."""
         with torch.no_grad():
-            u, v, s = _singular_values(self.concentration)
-            s1, s2, s3 = s.unbind(-1)
-            rates = 2 * torch.stack([torch.zeros_like(s1), s2 + s3, s1 + s3, s1 + s2], -1).clamp_min(0)
-            b = torch.ones_like(s1)
+            u, v, d = _decompose(self.concentration)
+            u, v, rates = (t.to(self.concentration.dtype) for t in (u, v, _rates(d).clamp_min(0)))
+            rates = pad(rates, (1, 0))
+            b = torch.ones_like(rates[..., 0])
             # Newton from the left of a convex function; any b in (0, 4] gives an exact sampler.
             for _ in range(8):
                 terms = 1 / (b.unsqueeze(-1) + 2 * rates)
@@ -130,22 +144,20 @@ class MatrixFisher(TorchDistribution):
             return so3.compose(so3.compose(u, so3.from_quaternion(x)), v.mT)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""log q of rotations ``(..., 3, 3)`` in nats, shape ``(...)``.
-
-        :math:`\mathrm{tr}(F^T R) - s_1 - s_2 - s_3` is taken from the quaternion of :math:`M^T R`, of which it is a
-        quadratic form, and so does not cancel at large concentration.
-        """
+        r"""log q of rotations ``(..., 3, 3)`` in nats, shape ``(...)``."""
         if self._validate_args:
             self._validate_sample(value)
-        u, v, singular_values = _singular_values(self.concentration)
-        mode = so3.compose(u, v.mT)
+        u, v, d = _decompose(self.concentration)
+        rates = _rates(d)
+        # With D = U^T F V and Q = U^T R V, tr(F^T R) - tr D is the sum of D_ij (Q - I)_ij. Off its diagonal D is 0, but
+        # its derivative by F is not.
+        off = d - torch.diag_embed(d.diagonal(dim1=-2, dim2=-1))
+        form, skew = off + off.mT - torch.diag_embed(rates), 4 * so3.vee(off)
+        mode, form, skew, axes = (t.to(value.dtype) for t in (so3.compose(u, v.mT), form, skew, v.mT))
         q = so3.to_quaternion(so3.compose(mode.mT, value))
-        w, x = q[..., :1], q[..., 1:]
-        # tr(S^T Q) - tr S for the rotation Q of q. S is symmetric, but its derivative by F is not: hence vee(S).
-        s = so3.compose(mode.mT, self.concentration)
-        quadratic = (x * so3.act(s, x)).sum(-1) - x.square().sum(-1) * s.diagonal(dim1=-2, dim2=-1).sum(-1)
-        energy = 2 * quadratic + 4 * (w * x * so3.vee(s)).sum(-1)
-        log_c, *_ = _integrand(singular_values)
+        x = so3.act(axes, q[..., 1:])
+        energy = (x * (so3.act(form, x) + q[..., :1] * skew)).sum(-1)
+        log_c, *_ = _integrand(_sums(d).to(value.dtype))
         return energy - log_c - math.log(so3.VOLUME)
 
     def entropy(self) -> Tensor:
@@ -166,31 +178,31 @@ def _kl_fisher_uniform(p: MatrixFisher, q: SO3Uniform) -> Tensor:
 
 def _kl_to_uniform(concentration: Tensor) -> Tensor:
     r"""tr(F^T E R) - log c in nats, without the terms in :math:`s_1 + s_2 + s_3` that cancel."""
-    log_c, weight, a, b, rate, y = _integrand(_singular_values(concentration)[2])
-    inner = a * bessel_ratio_complement(a, 2) + b * bessel_ratio_complement(b, 2) + 2 * rate * y
+    sums = _sums(_decompose(concentration)[2]).to(concentration.dtype)
+    log_c, weight, a, b, y = _integrand(sums)
+    inner = a * bessel_ratio_complement(a, 2) + b * bessel_ratio_complement(b, 2) + 2 * sums[..., 2:] * y
     return -(weight * inner).sum(-1) - log_c
 
 
-def _integrand(s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _integrand(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r"""The integral of c(F) by the trapezoidal rule in :math:`\tau`, :math:`y = 1 / (1 + e^{-\tau})`.
 
-    In :math:`\tau` the peaks of the integrand at y = 0 and 1, of whatever width, have width one, and the rule
+    In :math:`\tau` the peaks of the integrand at y = 0 and 1 have width one, however narrow they are in y, and the rule
     converges as :math:`e^{-\pi^2 / h}`. The error of log c is below 1e-5 in float32 and 1e-12 in float64 for
-    :math:`s_1` to 1e6.
+    :math:`s_1` up to 1e8.
 
-    :param s: singular values, shape ``(..., 3)``.
-    :return: log c - (s_1 + s_2 + s_3), shape ``(...)``; then by node, the weights, of sum one, (s_1 - s_2) y,
-        (s_1 + s_2)(1 - y), s_2 + s_3, and y.
+    :param sums: s_1 - s_2, s_1 + s_2 and s_2 + s_3, shape ``(..., 3)``.
+    :return: log c - (s_1 + s_2 + s_3), shape ``(...)``; then, for each node, its weight (they add up to one),
+        (s_1 - s_2) y, (s_1 + s_2)(1 - y) and y.
     """
-    single = s.dtype != torch.float64
-    low, high, h = (-32.0, 18.0, 0.5) if single else (-56.0, 38.0, 0.25)
-    tau = torch.arange(round((high - low) / h) + 1, dtype=s.dtype, device=s.device) * h + low
-    s1, s2, s3 = s.unsqueeze(-1).unbind(-2)
+    low, high, h = (-56.0, 52.0, 0.3) if sums.dtype == torch.float64 else (-34.2, 33.0, 0.6)
+    tau = torch.arange(round((high - low) / h) + 1, dtype=sums.dtype, device=sums.device) * h + low
+    difference, total, rate = sums.unsqueeze(-1).unbind(-2)
     y, rest = tau.sigmoid(), (-tau).sigmoid()
-    a, b, rate = (s1 - s2) * y, (s1 + s2) * rest, s2 + s3
+    a, b = difference * y, total * rest
     log_f = _log_i0(a) + _log_i0(b) - 2 * rate * y + (h * y * rest).log()
     log_c = log_f.logsumexp(-1)
-    return log_c, (log_f - log_c.unsqueeze(-1)).exp(), a, b, rate, y
+    return log_c, (log_f - log_c.unsqueeze(-1)).exp(), a, b, y
 
 
 def _log_i0(a: Tensor) -> Tensor:
@@ -198,18 +210,33 @@ def _log_i0(a: Tensor) -> Tensor:
     return torch.special.i0e(a).log() + (a.abs() - a)
 
 
-def _singular_values(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""U, V in SO(3) and s of :math:`F = U \mathrm{diag}(s) V^T`, :math:`s_1 \ge s_2 \ge |s_3|`.
+def _decompose(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""U, V in SO(3) and :math:`D = U^T F V = \mathrm{diag}(s)`, :math:`s_1 \ge s_2 \ge |s_3|`, in float64.
 
-    s carries its gradient by F, :math:`ds_i = (U^T dF V)_{ii}`; U and V carry none, and a function of s that
-    is symmetric where singular values are equal has its right gradient there too.
+    In float32 the sums s_2 + s_3, on which the law depends, would be lost where s_1 is large: to 8 at s_1 = 1e8.
+
+    D carries its gradient by F, :math:`dD = U^T dF V`. U and V carry none. A function of s that is symmetric where
+    singular values are equal has its right gradient there too.
     """
+    f = widen(f)
     with torch.no_grad():
         r = so3.project(f)
         s = so3.compose(r.mT, f)
         v = _eigenvectors((s + s.mT) / 2)
         u = so3.compose(r, v)
-    return u, v, so3.compose(so3.compose(u.mT, f), v).diagonal(dim1=-2, dim2=-1)
+    return u, v, so3.compose(so3.compose(u.mT, f), v)
+
+
+def _rates(d: Tensor) -> Tensor:
+    r""":math:`\lambda` without its first entry, which is 0."""
+    s1, s2, s3 = d.diagonal(dim1=-2, dim2=-1).unbind(-1)
+    return 2 * torch.stack([s2 + s3, s1 + s3, s1 + s2], -1)
+
+
+def _sums(d: Tensor) -> Tensor:
+    """s_1 - s_2, s_1 + s_2 and s_2 + s_3, on which c depends apart from its factor."""
+    s1, s2, s3 = d.diagonal(dim1=-2, dim2=-1).unbind(-1)
+    return torch.stack([s1 - s2, s1 + s2, s2 + s3], -1)
 
 
 def _eigenvectors(s: Tensor) -> Tensor:

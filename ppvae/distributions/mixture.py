@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
-from torch.distributions import constraints
 from torch.distributions.utils import lazy_property
+
+from ppvae.distributions.finite import log_weights
 
 
 class Mixture(TorchDistribution):
@@ -23,7 +24,7 @@ class Mixture(TorchDistribution):
     :raises ValueError: if the two have another number of components.
     """
 
-    arg_constraints = {"logits": constraints.real_vector}
+    arg_constraints = {"logits": log_weights}
     has_rsample = False
 
     def __init__(self, logits: Tensor, components: TorchDistribution, validate_args: bool | None = None):

@@ -14,6 +14,10 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import constraints
+
+from ppvae.distributions.finite import finite, positive
+from ppvae.special.precision import widen
 
 __all__ = ["NegativeBinomial"]
 
@@ -27,12 +31,13 @@ class NegativeBinomial(dist.NegativeBinomial):
     Source: Lopez et al. (2018), https://doi.org/10.1038/s41592-018-0229-2
     """
 
+    arg_constraints = {"total_count": positive, "probs": constraints.half_open_interval(0, 1), "logits": finite}
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability in nats."""
         if self._validate_args:
             self._validate_sample(value)
-        wide = torch.float64 if value.device.type != "mps" else value.dtype  # MPS devices have no float64
-        r, x = self.total_count.to(wide), value.to(wide)
+        r, x = widen(self.total_count), widen(value)
         coefficient = torch.lgamma(r + x) - torch.lgamma(r) - torch.lgamma(1 + x)
         return (
             coefficient.to(self.logits.dtype)

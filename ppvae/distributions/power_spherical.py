@@ -29,12 +29,13 @@ References:
 
 import torch
 from numpy.polynomial.legendre import leggauss
-from pyro.distributions import Dirichlet, TorchDistribution, constraints
+from pyro.distributions import Dirichlet, TorchDistribution
 from torch import Size, Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.distributions.kl import register_kl
 
+from ppvae.distributions.finite import positive_or_zero
 from ppvae.distributions.hyperspherical_uniform import HypersphericalUniform
 from ppvae.distributions.von_mises_fisher import VonMisesFisher
 from ppvae.manifolds.sphere import log_area, rotate_from_pole, sphere
@@ -147,7 +148,7 @@ class PowerSpherical(TorchDistribution):
         the sphere or a negative concentration.
     """
 
-    arg_constraints = {"loc": sphere, "concentration": constraints.nonnegative}
+    arg_constraints = {"loc": sphere, "concentration": positive_or_zero}
     support = sphere
     has_rsample = True
 

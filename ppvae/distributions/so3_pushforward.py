@@ -29,6 +29,8 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
 from ppvae.distributions.center import center
+from ppvae.distributions.finite import positive
+from ppvae.distributions.wrapped_normal import log_wrapped_normal
 from ppvae.manifolds import so3
 from ppvae.special.quadrature import tanh_sinh
 
@@ -53,6 +55,7 @@ class SO3Pushforward(TorchDistribution):
 
     arg_constraints = {"loc": so3.rotation}
     support = so3.rotation
+    num_wraps: int | None  # None where a subclass sums over all k
 
     def __init__(self, base: Distribution, loc: Tensor, num_wraps: int = 16, validate_args=None):
         if base.event_shape != (3,):
@@ -95,46 +98,53 @@ class SO3Pushforward(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         v = so3.log(so3.compose(self.loc.mT, value))  # theta u
+        return self._log_sum(v) - so3.log_jacobian(v)
+
+    def _log_sum(self, v: Tensor) -> Tensor:
+        r""":math:`\log \sum_k r(v_k) \, |v_k|^2 / \theta^2`."""
+        assert self.num_wraps is not None
         theta2 = v.square().sum(-1)
         off = theta2 > torch.finfo(v.dtype).eps ** 2
         theta = torch.where(off, theta2, 1).sqrt()
-        # On the left, so that any base broadcasts: v_k = stretch v, and |v_k|^2 / 4 sin^2 = stretch^2 / jacobian.
+        # k on the left, so that any base broadcasts.
         k = torch.arange(-self.num_wraps, self.num_wraps + 1, dtype=v.dtype, device=v.device)
         k = k.reshape(-1, *(1,) * theta.dim())
         stretch = 1 + 2 * math.pi * k / theta
         terms = self.base.log_prob(stretch.unsqueeze(-1) * v) + 2 * stretch.abs().log()
-        terms = torch.where(off | (k == 0), terms, -math.inf)
-        return terms.logsumexp(0) - so3.log_jacobian(v)
+        return torch.where(off | (k == 0), terms, -math.inf).logsumexp(0)
 
 
 class SO3Normal(SO3Pushforward):
     r"""The law of :math:`\mu \exp(v)`, v ~ N(0, diag :math:`\sigma^2`) in so(3), with density
 
     .. math::
-        q(R) = \sum_{|k| \le K} N(v_k; 0, \mathrm{diag}\, \sigma^2) \frac{|v_k|^2}{4 \sin^2(\theta / 2)}
+        q(R) = \sum_k N(v_k; 0, \mathrm{diag}\, \sigma^2) \frac{|v_k|^2}{4 \sin^2(\theta / 2)}
 
-    with respect to the volume of the angle metric, whose total mass on SO(3) is :math:`8 \pi^2`. With K = 16
-    the mass is one to 1e-8 up to :math:`\sigma` = 15, beyond which the law is Haar's along each axis but for
-    the density at the mode. As :math:`\sigma \to \infty` the angle becomes uniform on [0, pi], which under
-    the uniform law on SO(3) it is not: KL to the uniform law (:func:`kl_isotropic`) is least, not 0, between
-    :math:`\sigma` = 1.5 and 2, and tends to log 2.
+    with respect to the volume of the angle metric, whose total mass on SO(3) is :math:`8 \pi^2`. The mass is one to
+    1e-9 in float64 at every scale. As :math:`\sigma \to \infty` the angle becomes uniform on [0, pi]. Under the
+    uniform law on SO(3) the angle is not uniform, so the KL to that law (:func:`kl_isotropic`) never vanishes: it is
+    least between :math:`\sigma` = 1.5 and 2, and tends to log 2.
 
     :param loc: rotations :math:`\mu`, shape ``(..., 3, 3)``.
     :param scale: standard deviations :math:`\sigma` in radians about the axes of the moving frame, ``(...,
         3)``.
-    :param num_wraps: K; at least 6 max(scale) / (2 pi) + 1.
+    :param num_wraps: K, at least 0, to keep the terms ``|k|`` <= K alone. By default all terms count.
     :raises ValueError: where arguments are validated, for a ``loc`` or a value off SO(3) or a scale not above
         0.
     """
 
-    arg_constraints = {"loc": so3.rotation, "scale": constraints.independent(constraints.positive, 1)}
+    arg_constraints = {"loc": so3.rotation, "scale": constraints.independent(positive, 1)}
 
-    def __init__(self, loc: Tensor, scale: Tensor, num_wraps: int = 16, validate_args=None):
+    def __init__(self, loc: Tensor, scale: Tensor, num_wraps: int | None = None, validate_args=None):
         if scale.shape[-1:] != (3,):
             raise ValueError(f"expected scales of shape (..., 3), one for each axis, got {tuple(scale.shape)}")
         self.scale = scale.expand(*torch.broadcast_shapes(scale.shape[:-1], loc.shape[:-2]), 3)
         base = Normal(torch.zeros_like(scale), scale, validate_args=validate_args).to_event(1)
-        super().__init__(base, loc, num_wraps, validate_args=validate_args)
+        super().__init__(base, loc, num_wraps or 0, validate_args=validate_args)
+        self.num_wraps = num_wraps
+
+    def _log_sum(self, v: Tensor) -> Tensor:
+        return log_wrapped_normal(v, self.scale, 2, self.num_wraps)
 
     def expand(self, batch_shape, _instance=None):
         new = self._get_checked_instance(SO3Normal, _instance)

@@ -35,6 +35,7 @@ from torch.distributions import Uniform as TorchUniform
 from torch.distributions.kl import register_kl
 
 from ppvae.distributions.center import center
+from ppvae.distributions.finite import positive_or_zero
 from ppvae.distributions.power_spherical import _log_odds_derivative
 from ppvae.special.gamma import digamma_difference
 
@@ -140,7 +141,7 @@ class UnimodalBeta(TorchDistribution):
     :raises ValueError: where arguments are validated, for a negative p or q or a value outside [0, 1].
     """
 
-    arg_constraints = {"p": constraints.nonnegative, "q": constraints.nonnegative}
+    arg_constraints = {"p": positive_or_zero, "q": positive_or_zero}
     support = constraints.unit_interval
     has_rsample = True
 

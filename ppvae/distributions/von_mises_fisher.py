@@ -50,10 +50,11 @@ import math
 from functools import lru_cache
 
 import torch
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions.kl import register_kl
 
+from ppvae.distributions.finite import positive_or_zero
 from ppvae.distributions.hyperspherical_uniform import HypersphericalUniform
 from ppvae.manifolds.sphere import log_area, rotate_from_pole, sphere
 from ppvae.special.bessel import (
@@ -65,6 +66,7 @@ from ppvae.special.bessel import (
     log_hyp0f1_divergence,
     log_hyp0f1_scaled,
 )
+from ppvae.special.precision import widen
 
 __all__ = ["VonMisesFisher"]
 
@@ -114,9 +116,7 @@ def _angle_rate(concentration: Tensor, below: Tensor, above: Tensor, m: int) -> 
     in float32 for m above 1000 (1e-4).
     """
     depth, nodes = (36.0, 40) if concentration.dtype == torch.float64 else (20.0, 20)
-    k = concentration
-    if k.device.type != "mps":  # which has no float64
-        k, below, above = k.double(), below.double(), above.double()
+    k, below, above = widen(concentration), widen(below), widen(above)
     # At a pole the rate is 0; the smallest number keeps the ratios below away from 0/0.
     tiny = torch.finfo(k.dtype).tiny
     sin0, cos0 = (0.5 * below).clamp_min(tiny).sqrt(), (0.5 * above).clamp_min(tiny).sqrt()
@@ -186,7 +186,7 @@ class VonMisesFisher(TorchDistribution):
         the sphere or a negative concentration.
     """
 
-    arg_constraints = {"loc": sphere, "concentration": constraints.nonnegative}
+    arg_constraints = {"loc": sphere, "concentration": positive_or_zero}
     support = sphere
     has_rsample = True
 

@@ -1,29 +1,29 @@
-r"""What is asked of the sample sites of a trace, and the rules that a model/guide pair keeps.
+r"""The sample sites of a trace, and the rules that a model/guide pair keeps.
 
-Every objective, sampler and prediction asks the same few questions of a site: is it a latent, which law has it beneath
-its wrappers, on which manifold does it live, does it belong to a datum. They are answered here, once.
+Objectives, samplers and predictions ask the same questions of a site. Is it a latent? Does it belong to a datum? Which
+law does it have beneath its wrappers, and on which manifold? This file answers each of them once.
 
-:func:`check_pair` has the rules under which the answers are numbers that mean what they say.
+:func:`check_pair` holds the rules. A pair that breaks one still gives numbers, but not those that their names promise.
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
+from pyro.distributions import MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Distribution
 
 from ppvae.distributions.base import base_law, base_support, is_deterministic
-from ppvae.manifolds import SO3, Angle, Box, Circle, Euclidean, Hyperboloid, Manifold, Power, Quotient, Sphere, Torus
-from ppvae.manifolds.supports import bounds, manifold_of_support, power
+from ppvae.infer.spaces import contains, manifold_of, measure_of, stated_support
 
 __all__ = [
     "Needs",
     "base_law",
     "base_support",
+    "check_densities",
     "check_pair",
     "data_first",
     "data_last",
@@ -32,19 +32,20 @@ __all__ = [
     "latents",
     "log_prob",
     "manifold_of",
-    "no_density",
     "number_of_data",
     "observations",
+    "outside_the_data_plate",
     "per_datum",
     "plate_nesting",
     "plates",
     "same_scale",
+    "several_scales",
 ]
 
 Site = Any  # a sample site: Pyro's Message, whose optional entries are all there once it is in a trace
 
-#: What a computation needs of the guide at a latent: draws alone, as chains and divergences; a density under which the
-#: KL is finite, as bounds; or one that covers the prior, as importance weights.
+#: What a computation needs of the guide at a latent. Chains and divergences need draws alone. Bounds need a density
+#: whose KL is finite. Importance weights need a density that is positive wherever the prior is.
 Needs = Literal["draws", "bound", "weights"]
 
 
@@ -138,77 +139,42 @@ def per_datum(trace: Trace, site: Site, max_plate_nesting: int = 1) -> Tensor:
     return value.sum(inner, keepdim=True) if inner else value
 
 
-# The space of a law
-
-#: What a density on each manifold is taken with respect to, in words; equal words are equal measures.
-_MEASURES: dict[type, str] = {
-    Euclidean: "Lebesgue measure",
-    Box: "Lebesgue measure",
-    Angle: "the angle, modulo 2 pi",
-    Sphere: "the surface of spheres",
-    Circle: "the surface of spheres",
-    Torus: "the surface of spheres",
-    SO3: "the volume of SO(3)",
-    Hyperboloid: "the volume of hyperbolic space",
-}
-
-
-def manifold_of(law: Any) -> Manifold | None:
-    """The manifold that a law lives on, the only place where kinds of space are told apart.
-
-    An attribute ``manifold`` of the law wins. Else its type decides (Pyro's ``VonMises`` says that its support is R),
-    then its support. The laws of Pyro and torch are known too.
-
-    :return: the manifold; None for a law of counts or classes, and where no manifold of ppvae has the support.
-
-    >>> import pyro.distributions as dist
-    >>> type(manifold_of(dist.ProjectedNormal(torch.ones(3)))).__name__
-    'Sphere'
-    """
-    base = base_law(law)
-    for candidate in (law, base):
-        if getattr(candidate, "manifold", None) is not None:
-            return power(candidate.manifold, law.event_shape)
-    if isinstance(base, torch.distributions.VonMises):
-        return power(Angle(), law.event_shape)
-    return manifold_of_support(law.support, law.event_shape)
-
-
-def _measure(law: Any) -> tuple[str, tuple[int, ...]]:
-    """What the density of a law is taken with respect to, and the shape of a point."""
-    manifold, event = manifold_of(law), tuple(law.event_shape)
-    while isinstance(manifold, Power):
-        manifold = manifold.base
-    if isinstance(manifold, Quotient):
-        cover = _MEASURES.get(type(manifold.base), type(manifold.base).__name__)
-        return f"{cover}, of a quotient by {len(manifold.group)} isometries", event
-    if manifold is not None:
-        return _MEASURES.get(type(manifold), f"the volume of {type(manifold).__name__}"), event
-    if law.support is not None and law.support.is_discrete:
-        return "counts", event
-    return f"the volume of {law.support}", event
-
-
 # The rules
 
 
 def check_pair(model_trace: Trace, guide_trace: Trace, needs: Needs | Callable[[str], Needs] = "bound") -> None:
-    """Raise a ValueError where numbers that are computed from the pair would not mean what they say.
+    """Raise a ValueError if numbers that are computed from the pair would not mean what their names say.
 
     1. The sites match. The model observes "x" in the data plate (dim -1). The guide samples every latent of the model
        and observes none of them. A latent of the guide alone is marked as auxiliary.
-    2. At each latent the guide and the prior have densities with respect to one measure, of points of one shape. Of a
-       density on a sphere and one on R^m the ratio means nothing.
-    3. The guide stays where the prior has mass, or the KL is infinite. For importance weights it covers all of it too:
-       what a guide never draws is missing in its estimate of the evidence.
-    4. A deterministic guide (Delta) of a continuous latent has no density, hence no KL and no importance weight. Of
-       classes it has one.
+    2. At each latent, guide and prior have densities with respect to one measure, of points of one shape. The ratio of
+       a density on a sphere and one on R^m means nothing.
+    3. The guide stays where the prior has mass, or the KL is infinite. For importance weights it also covers all of it,
+       as a point mass on classes does not: draws of the guide say nothing of what they never reach.
+    4. A point mass (Delta) on a continuous space has no density, hence no KL and no importance weight; on classes it
+       has one. If the guide samples an auxiliary variable, a Delta latent may be a function of it, with the volume of
+       that function as its ``log_density``, as in Pyro's autoguides.
     5. For importance weights every latent is in the data plate: a weight belongs to one datum.
-    6. What is said of one datum leaves the scale of the plates out: means are divided by :func:`number_of_data`,
-       weights and potentials are made of :func:`per_datum`. Importance weights ask for one scale of all sites.
+    6. Guide and prior of a latent have one scale and one mask, or the difference of their log densities is no KL. For
+       importance weights the observed sites have that scale too.
 
-    :param needs: what is computed, for all latents or as a function of the name of one: "draws" asks for rule 1 and the
-        spaces of rule 2, "bound" for rules 1 to 4, "weights" for all.
+    What is said of one datum leaves the scale of the plates out: means are divided by :func:`number_of_data`, weights
+    and potentials are made of :func:`per_datum`.
+
+    :param needs: what is computed, for all latents or as a function of the name of one. "draws" asks for rules 1 and 2,
+        "bound" for rules 3, 4 and the first half of 6 too, "weights" for all.
+
+    >>> from pyro import distributions as dist, plate, poutine, sample
+    >>> def model():
+    ...     with plate("data", 2):
+    ...         z = sample("z", dist.Normal(0.0, 1.0))
+    ...         sample("x", dist.Normal(z, 1.0), obs=torch.zeros(2))
+    >>> def guide():
+    ...     with plate("data", 2):
+    ...         sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    >>> check_pair(poutine.trace(model).get_trace(), poutine.trace(guide).get_trace())
+    Traceback (most recent call last):
+    ValueError: site 'z': the guide's Normal has points of shape (3,), and the prior's Normal of (); expected one shape
     """
     x = model_trace.nodes.get("x")
     if x is None or x["type"] != "sample" or not x["is_observed"]:
@@ -222,21 +188,46 @@ def check_pair(model_trace: Trace, guide_trace: Trace, needs: Needs | Callable[[
             f"site {missing[0]!r}: a latent of the model that the guide does not sample; the guide samples "
             f"{', '.join(guides) or 'none'}. Sample it under the same name in the guide"
         )
-    for name, q in guides.items():
-        p = priors.get(name)
-        if p is None:
-            if name in model_trace:
-                raise ValueError(f"site {name!r}: the guide samples what the model observes; leave it out of the guide")
-            if not q["infer"].get("is_auxiliary"):
-                raise ValueError(
-                    f"site {name!r}: the guide samples it, and the model does not; give both one name, or mark an "
-                    "auxiliary variable of the guide by infer={'is_auxiliary': True}"
-                )
+    for name in sorted(guides.keys() - priors.keys()):
+        if name in model_trace:
+            raise ValueError(f"site {name!r}: the guide samples what the model observes; leave it out of the guide")
+        if not guides[name]["infer"].get("is_auxiliary"):
+            raise ValueError(
+                f"site {name!r}: the guide samples it, and the model does not; give both one name, or mark an "
+                "auxiliary variable of the guide by infer={'is_auxiliary': True}"
+            )
+    check_densities(model_trace, guide_trace, needs)
+    asked = {name: needs if isinstance(needs, str) else needs(name) for name in guides}
+    for name, p in priors.items():
+        _check_space(p, guides[name], asked[name])
+        if asked[name] != "draws":
+            _check_scale(p, guides[name])
+    if "weights" in asked.values():
+        for site in (*guides.values(), *observations(model_trace), *observations(guide_trace)):
+            if not in_data_plate(site):
+                raise ValueError(outside_the_data_plate(site["name"]))
+            if not _equal(site["scale"], x["scale"]):
+                raise ValueError(several_scales(site, x["scale"]))
+
+
+def check_densities(model_trace: Trace, guide_trace: Trace, needs: Needs | Callable[[str], Needs] = "bound") -> None:
+    """Rule 4 of :func:`check_pair`, which reads types alone and costs microseconds.
+
+    :raises ValueError: if a point mass on a continuous space needs a density.
+    """
+    guides = list(latents(guide_trace))
+    pushed = any(site["name"] not in model_trace and not is_deterministic(site["fn"]) for site in guides)
+    for q in guides:
+        p = model_trace.nodes.get(q["name"])
+        if p is None or (needs if isinstance(needs, str) else needs(q["name"])) == "draws":
             continue
-        _check_site(p, q, needs if isinstance(needs, str) else needs(name))
+        if (is_deterministic(q["fn"]) and not pushed) or is_deterministic(p["fn"]):
+            support = stated_support(p["fn"])
+            if support is None or not support.is_discrete:
+                raise ValueError(_no_density(q["name"]) if is_deterministic(q["fn"]) else _no_prior(q["name"]))
 
 
-def no_density(name: str) -> str:
+def _no_density(name: str) -> str:
     """The words of rule 4."""
     return (
         f"site {name!r}: a deterministic encoder (Delta) has no density, and so neither a KL nor an importance weight; "
@@ -244,48 +235,85 @@ def no_density(name: str) -> str:
     )
 
 
-def _check_site(p: Site, q: Site, needs: Needs) -> None:
-    name, prior, law = q["name"], p["fn"], q["fn"]
-    words = (
-        f"site {name!r}: the guide's {type(base_law(law)).__name__} and the prior's {type(base_law(prior)).__name__}"
+def _no_prior(name: str) -> str:
+    return (
+        f"site {name!r}: the prior is a point mass (Delta) and has no density, and so neither a KL nor an importance "
+        "weight; compute the value in the model by pyro.deterministic, and leave it out of the guide"
     )
-    if is_deterministic(law):
-        continuous = prior.support is None or not prior.support.is_discrete
-        if needs != "draws" and continuous:
-            raise ValueError(no_density(name))
-        if tuple(law.event_shape) != tuple(prior.event_shape):
-            raise ValueError(f"{words} have points of shape {tuple(law.event_shape)} and {tuple(prior.event_shape)}")
-    else:
-        (measure, event), (prior_measure, prior_event) = _measure(law), _measure(prior)
-        if event != prior_event:
-            raise ValueError(f"{words} have points of shape {event} and {prior_event}; expected one shape")
-        if measure != prior_measure:
-            raise ValueError(
-                f"{words} are densities with respect to different measures, {measure} and {prior_measure}, and their "
-                "ratio means nothing; choose a posterior head with values on the space of the prior"
-            )
-        if needs != "draws":
-            _check_support(words, prior, law, needs)
-    if needs == "weights" and not in_data_plate(q):
+
+
+def outside_the_data_plate(name: str) -> str:
+    """The words of rule 5."""
+    return (
+        f"site {name!r}: expected every site in the data plate (dim -1), since an importance weight belongs to one "
+        "datum; move the site into the plate, or train with ELBO"
+    )
+
+
+def several_scales(site: Site, scale: Any) -> str:
+    """The words of rule 6 for importance weights."""
+    return (
+        f"site {site['name']!r}: expected one scale for all sites, got {site['scale']} and {scale}; weight the latent "
+        "terms with kl_weight, not with poutine.scale"
+    )
+
+
+def _check_space(p: Site, q: Site, needs: Needs) -> None:
+    """Rules 2 and 3."""
+    prior, law = p["fn"], q["fn"]
+    ours, theirs = (f"the {whose} {type(base_law(f)).__name__}" for whose, f in (("guide's", law), ("prior's", prior)))
+    (measure, event), (prior_measure, prior_event) = measure_of(law), measure_of(prior)
+    if event != prior_event:
         raise ValueError(
-            f"site {name!r}: expected every site in the data plate (dim -1), since an importance weight belongs to one "
-            "datum; move the site into the plate, or train with ELBO"
+            f"site {q['name']!r}: {ours} has points of shape {event}, and {theirs} of {prior_event}; expected one shape"
         )
-
-
-def _check_support(words: str, prior: Distribution, law: Distribution, needs: Needs) -> None:
-    ours, theirs = bounds(base_support(law.support)), bounds(base_support(prior.support))
-    if ours is None or theirs is None:
+    point = is_deterministic(law) or is_deterministic(prior)
+    if not point and measure != prior_measure and None not in (measure, prior_measure):
+        raise ValueError(
+            f"site {q['name']!r}: {ours} and {theirs} are densities with respect to different measures, {measure} and "
+            f"{prior_measure}, and their ratio means nothing; choose a posterior head with values on the space of the "
+            "prior"
+        )
+    if needs == "draws":
         return
-    (low, high), (least, most) = ours, theirs
-    if bool(torch.as_tensor(low < least).any()) or bool(torch.as_tensor(high > most).any()):
+    if not point and contains(prior, law) is False:
         raise ValueError(
-            f"{words}: expected the guide within the support of the prior, {prior.support}, got {law.support}, where "
-            "the KL is infinite; choose a head whose values stay within"
+            f"site {q['name']!r}: {ours} on {_support_of(law)} leaves the support of {theirs}, {_support_of(prior)}, "
+            "so the KL is infinite; choose a head whose values stay within it"
         )
-    if needs == "weights" and (bool(torch.as_tensor(low > least).any()) or bool(torch.as_tensor(high < most).any())):
+    if needs == "weights" and (prior_measure == "counts" if point else contains(law, prior) is False):
         raise ValueError(
-            f"{words}: expected the guide to cover the support of the prior, {prior.support}, got {law.support}: "
-            "importance weights never see the rest of it. The ELBO of this pair is a bound, its log-likelihood by "
-            "importance sampling is not one of the model"
+            f"site {q['name']!r}: {ours} on {_support_of(law)} does not cover the support of {theirs}, "
+            f"{_support_of(prior)}. Importance weights never see the rest of it: the ELBO of this pair is a bound, but "
+            "its log-likelihood by importance sampling is not the model's. Choose a head with values on all of it"
         )
+
+
+def _support_of(law: Any) -> Any:
+    manifold = manifold_of(law)
+    return law.support if manifold is None else manifold.support
+
+
+def _check_scale(p: Site, q: Site) -> None:
+    """Rule 6."""
+    if not _equal(p["scale"], q["scale"]):
+        raise ValueError(
+            f"site {q['name']!r}: expected one scale in model and guide, got {p['scale']} and {q['scale']}: the "
+            "difference of the log densities is no KL. Put both under the same plate or poutine.scale"
+        )
+    if not _equal(_mask(p), _mask(q)):
+        raise ValueError(
+            f"site {q['name']!r}: expected one mask in model and guide, got {_mask(p)} and {_mask(q)}: the difference "
+            "of the log densities is no KL. Mask both, or neither"
+        )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two scales or masks have equal values, which waits for the device."""
+    return a is b or bool(torch.as_tensor(a == b).all())
+
+
+def _mask(site: Site) -> Any:
+    mask, law = site["mask"], site["fn"]
+    mask = True if mask is None else mask
+    return mask & law._mask if isinstance(law, MaskedDistribution) else mask

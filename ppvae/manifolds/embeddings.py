@@ -198,6 +198,9 @@ class _Image(Constraint):
     def __init__(self, f: Embedding, bounded: bool):
         self.f, self.bounded = f, bounded
 
+    def __repr__(self) -> str:
+        return f"Image of {type(self.f).__name__}"
+
     def check(self, value: Tensor) -> Tensor:
         with torch.no_grad():
             finite = torch.isfinite(value).all(-1)

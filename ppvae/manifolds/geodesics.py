@@ -41,7 +41,18 @@ class RiemannianManifold:
     """R^d with a metric: a :class:`~ppvae.manifolds.Manifold` whose maps are computed numerically.
 
     Points x, y, z and tangent vectors u have shape ``(..., d)`` and broadcast; all pairs of a batch are solved at once.
-    float64 points give geodesics to about 1e-6, float32 ones to about 1e-3.
+
+    How exact the maps are depends on the metric and the distance. In the Poincaré disc, between points up to 3 apart,
+    the errors in units of the metric are below
+
+    =======  ========  ==========  ==========  ====================  ========================
+    dtype    ``dist``  ``logmap``  ``expmap``  points of a geodesic  velocities of a geodesic
+    =======  ========  ==========  ==========  ====================  ========================
+    float64  1e-9      1e-6        1e-6        3e-6                  3e-4
+    float32  5e-6      1e-3        5e-6        1e-3                  1e-1
+    =======  ========  ==========  ==========  ====================  ========================
+
+    More ``segments`` make geodesics more exact, more ``steps`` the exponential map.
 
     :param metric: a metric, an object with ``metric(z)``, or a function z -> G(z).
     :param segments: number of segments of the spline between two points.
@@ -117,8 +128,19 @@ class RiemannianManifold:
         return self.geodesic(x, y).length
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        """The velocity at x of the geodesic from x to y in unit time."""
-        return self.geodesic(x, y).velocity(0.0)
+        r"""The velocity at x of the geodesic from x to y in unit time, without gradient.
+
+        By the first variation of the least energy [1, chapter 9]: :math:`u = -G(x)^{-1} \, \partial E / \partial x`.
+        The energy is exact to the square of the curve's error, and so is u; the spline's own velocity is not.
+        """
+        g = self.geodesic(x, y)
+        x, y = torch.broadcast_tensors(x.detach(), y.detach())
+        bends = g.controls - g.basis.line(x, y)
+        with torch.enable_grad():
+            start = x.clone().requires_grad_()
+            energy = self._energy(g.basis, g.basis.line(start, y) + bends)
+            (slope,) = torch.autograd.grad(energy.sum(), start)
+        return -torch.linalg.solve(self.metric.metric(x).detach(), slope)
 
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """The point that the geodesic from x with velocity u reaches after unit time; differentiable in x and u."""

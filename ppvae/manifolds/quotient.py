@@ -64,6 +64,7 @@ class Quotient:
 
     def nearest(self, x: Tensor, y: Tensor) -> Tensor:
         """The representative of y that is nearest to x."""
+        x, y = torch.broadcast_tensors(x, y)
         images = self.orbit(y)
         best = self.base.dist(x.expand_as(images), images).argmin(0)
         event = images.dim() - 1 - best.dim()
@@ -83,6 +84,7 @@ class Quotient:
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         """The least distance over the orbit, shape ``(...)``."""
+        x, y = torch.broadcast_tensors(x, y)
         images = self.orbit(y)
         return self.base.dist(x.expand_as(images), images).amin(0)
 

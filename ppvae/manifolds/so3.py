@@ -173,16 +173,13 @@ def to_quaternion(r: Tensor) -> Tensor:
     Row i of the matrix :math:`4 q q^T`, which is linear in R, is :math:`4 q_i q`; the row of the largest
     :math:`q_i^2` is taken [2], so nothing cancels at any angle.
     """
-    xx, xy, xz, yx, yy, yz, zx, zy, zz = r.flatten(-2).unbind(-1)
-    rows = torch.stack(
-        [
-            torch.stack([1 + xx + yy + zz, zy - yz, xz - zx, yx - xy], -1),
-            torch.stack([zy - yz, 1 + xx - yy - zz, xy + yx, xz + zx], -1),
-            torch.stack([xz - zx, xy + yx, 1 - xx + yy - zz, yz + zy], -1),
-            torch.stack([yx - xy, xz + zx, yz + zy, 1 - xx - yy + zz], -1),
-        ],
-        -2,
-    )
+    r11, r12, r13, r21, r22, r23, r31, r32, r33 = r.flatten(-2).unbind(-1)
+    wx, wy, wz = r32 - r23, r13 - r31, r21 - r12
+    xy, xz, yz = r12 + r21, r13 + r31, r23 + r32
+    up, down = 1 + r11, 1 - r11
+    plus, minus = r22 + r33, r22 - r33
+    ww, xx, yy, zz = up + plus, up - plus, down + minus, down - minus
+    rows = torch.stack([ww, wx, wy, wz, wx, xx, xy, xz, wy, xy, yy, yz, wz, xz, yz, zz], -1).unflatten(-1, (4, 4))
     largest = rows.diagonal(dim1=-2, dim2=-1).argmax(-1)
     q = rows.gather(-2, largest[..., None, None].expand(*largest.shape, 1, 4)).squeeze(-2)
     q = q / _dot(q, q).sqrt()  # its length is 4 |q_i| >= 2
@@ -257,9 +254,11 @@ def project(a: Tensor) -> Tensor:
     power = k + torch.where(bound > 0, bound, 1) * torch.eye(4, dtype=a.dtype, device=a.device)
     # After n squarings e^{-2^n gap} of the second eigenvector is left, gap = (s_2 + s_3) / |A| up to a
     # factor: 2^n = 1 / eps.
-    for _ in range(round(-math.log2(torch.finfo(a.dtype).eps))):
-        power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-        power = compose(power, power)
+    for n in range(round(-math.log2(torch.finfo(a.dtype).eps))):
+        if n % 4 == 0:  # the largest eigenvalue is then at least 1/4, and above 2e-10 four squarings later
+            power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+        # TF32 and autocast, for which compose is no matmul, leave float64 alone.
+        power = power @ power if a.dtype == torch.float64 else compose(power, power)
     largest = power.diagonal(dim1=-2, dim2=-1).argmax(-1)
     q = power.gather(-2, largest[..., None, None].expand(*largest.shape, 1, 4)).squeeze(-2)
     r = from_quaternion(q / _dot(q, q).sqrt())

@@ -98,7 +98,9 @@ class Sphere:
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """The point ``|u|`` radians from x along the great circle with direction u; smooth at u = 0."""
         angle = u.norm(dim=-1, keepdim=True)
-        y = angle.cos() * x + torch.sinc(angle / math.pi) * u
+        # Cosine and sine of one and the same number: torch.sinc(angle / pi) is off by the rounding of its argument.
+        sinc = torch.where(angle > 0, angle.sin() / torch.where(angle > 0, angle, 1), 1)
+        y = angle.cos() * x + sinc * u
         return y / y.norm(dim=-1, keepdim=True)  # a long u is off the tangent space by |u| rounding units
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ from ppvae.manifolds.so3 import SO3
 from ppvae.manifolds.sphere import Sphere
 from ppvae.manifolds.torus import Torus
 
-__all__ = ["bounds", "manifold_of_support", "power"]
+__all__ = ["CURVED", "bounds", "manifold_of_support", "power"]
 
 _REAL = type(constraints.real)
-#: support of one point -> its manifold
-_MANIFOLDS: dict[type, Callable[[Any], Manifold]] = {
+#: Manifolds by the support of one point.
+CURVED: dict[type, Callable[[Any], Manifold]] = {
     type(Sphere.support): lambda support: Sphere(),
     type(pyro_constraints.sphere): lambda support: Sphere(),
     type(Circle.support): lambda support: Circle(),
@@ -46,8 +46,8 @@ def manifold_of_support(support: Any, event_shape: Sequence[int]) -> Manifold | 
     part = support
     while hasattr(part, "base_constraint"):  # of independent coordinates, and of a mixture's components
         part = part.base_constraint
-    if type(part) in _MANIFOLDS:
-        return power(_MANIFOLDS[type(part)](part), event_shape)
+    if type(part) in CURVED:
+        return power(CURVED[type(part)](part), event_shape)
     ends = bounds(part)
     if ends is None:
         return None

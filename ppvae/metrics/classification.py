@@ -1,8 +1,11 @@
-"""How much of a class a latent shows."""
+"""How well a latent tells classes apart."""
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+
+from ppvae.checks import classes, count, numbers
+from ppvae.metrics.distances import nearest_neighbours
 
 
 def knn_accuracy(
@@ -10,34 +13,39 @@ def knn_accuracy(
 ) -> float:
     r"""Share of the test points whose class is that of the majority of their k nearest labelled points.
 
-    Neighbours are those of smallest Euclidean distance between the embedded points; on a sphere and on SO(3) the
-    chordal and the geodesic distance have the same order, so that this is the nearest neighbour on the manifold too.
-    A tie goes to the class whose neighbours are nearer in sum.
+    The distance is the Euclidean one of the coordinates. On a sphere and on SO(3) it orders points as the geodesic
+    distance does, so the neighbours are those on the manifold too. Among points equally far the earlier rows are
+    neighbours first. If two classes have as many neighbours, the class with the smaller sum of distances wins, and then
+    the class that sorts first.
 
-    :param z: labelled points of shape (n, \*event).
-    :param labels: their classes, integers from 0, shape (n,).
+    :param z: labelled points, shape (n, \*event).
+    :param labels: their classes, integers or strings, shape (n,).
     :param z_test: points to classify, shape (n_test, \*event).
-    :param labels_test: their classes, shape (n_test,).
+    :param labels_test: their classes, shape (n_test,). A class that ``labels`` lacks is never right.
     :param k: number of neighbours, at most n.
-    :param chunk: test points compared at once.
-    :raises ValueError: if shapes do not fit, or k is not within 1 and n.
+    :param chunk: how many test points are compared at once.
+    :raises ValueError: if shapes do not fit, a number is not finite, a label is no class, or k is not within 1 and n.
+
+    >>> knn_accuracy([[0.0], [1.0], [9.0]], ["a", "a", "b"], [[0.4], [8.0], [3.0]], ["a", "b", "b"], k=1)
+    0.6666666666666666
     """
-    points, tests = (torch.as_tensor(np.asarray(a)).flatten(1).double() for a in (z, z_test))
-    classes, truth = (torch.as_tensor(np.asarray(a)).long() for a in (labels, labels_test))
-    if len(points) != len(classes) or len(tests) != len(truth) or points.shape[1] != tests.shape[1]:
+    points, tests = numbers("z", z), numbers("z_test", z_test)
+    known, truth = classes("labels", labels, len(points)), classes("labels_test", labels_test, len(tests))
+    if points.shape[1:] != tests.shape[1:]:
         raise ValueError(
-            f"expected as many labels as points, and points of one size; got z {tuple(points.shape)} with "
-            f"{len(classes)} "
-            f"labels and z_test {tuple(tests.shape)} with {len(truth)} labels"
+            f"z_test: expected points of the shape of those in z, {points.shape[1:]}, got {tests.shape[1:]}; encode "
+            "both with one model"
         )
-    if not 1 <= k <= len(points):
-        raise ValueError(f"expected k within 1 and the {len(points)} labelled points, got {k}")
-    right = 0
-    for part, expected in zip(tests.split(chunk), truth.split(chunk), strict=True):
-        distance, nearest = torch.cdist(part, points).topk(k, largest=False)
-        votes = torch.zeros(len(part), int(classes.max()) + 1, dtype=torch.float64)
-        # Each vote weighs 1, less a part too small to outvote one neighbour that grows with the distance.
-        weight = 1 - distance / (distance.sum(1, keepdim=True) + torch.finfo(torch.float64).tiny) / (2 * k)
-        votes.scatter_add_(1, classes[nearest], weight)
-        right += int((votes.argmax(1) == expected).sum())
-    return right / len(tests)
+    if (known.dtype.kind in "US") != (truth.dtype.kind in "US"):
+        raise ValueError(
+            f"labels_test: expected classes of the kind of labels, {known.dtype}, got {truth.dtype}; name them alike"
+        )
+    names, code = np.unique(known, return_inverse=True)
+    n = len(tests)
+    one, other = (torch.from_numpy(a.reshape(len(a), -1)) for a in (tests, points))
+    distance, neighbours = nearest_neighbours(one, other, count("k", k, 1, len(points)), count("chunk", chunk))
+    votes, sums = np.zeros((2, n, len(names)))
+    np.add.at(votes, (np.arange(n)[:, None], code[neighbours]), 1)
+    np.add.at(sums, (np.arange(n)[:, None], code[neighbours]), distance)
+    found = np.where(votes == votes.max(1, keepdims=True), sums, np.inf).argmin(1)
+    return float((names[found] == truth).mean())

@@ -1,4 +1,4 @@
-r"""How well clusters agree with classes, and angles with each other, where names and offsets mean nothing.
+r"""Agreement of clusters with classes, whatever their names, and of angles with each other, whatever the offset.
 
 References:
     [1] Comparing partitions (Hubert and Arabie, 1985), https://doi.org/10.1007/BF01908075
@@ -10,12 +10,13 @@ References:
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ppvae.checks import classes, numbers
+
 
 def _contingency(clusters: ArrayLike, labels: ArrayLike) -> NDArray:
-    """How many data are in cluster i and class j."""
-    c, y = np.asarray(clusters), np.asarray(labels)
-    if c.ndim != 1 or c.shape != y.shape or not len(c):
-        raise ValueError(f"expected clusters and labels of one shape (n,), n > 0, got {c.shape} and {y.shape}")
+    """The number of data in cluster i and class j."""
+    c = classes("clusters", clusters)
+    y = classes("labels", labels, len(c))
     (_, c), (_, y) = np.unique(c, return_inverse=True), np.unique(y, return_inverse=True)
     table = np.zeros((c.max() + 1, y.max() + 1), np.int64)
     np.add.at(table, (c, y), 1)
@@ -28,11 +29,14 @@ def clustering_accuracy(clusters: ArrayLike, labels: ArrayLike) -> float:
     .. math::
         \max_\pi \frac1n \sum_i 1[y_i = \pi(c_i)]
 
-    Where there are more clusters than classes, or fewer, some stay without a partner and count as wrong.
+    If there are more clusters than classes, or fewer, some stay without a partner, and their data count as wrong.
 
-    :param clusters: shape (n,).
-    :param labels: shape (n,).
-    :raises ValueError: if shapes do not fit.
+    :param clusters: integers or strings, shape (n,).
+    :param labels: integers or strings, shape (n,).
+    :raises ValueError: if the lengths differ, or an entry is no class, e.g. NaN.
+
+    >>> clustering_accuracy([0, 0, 1, 1], ["b", "b", "a", "b"])
+    0.75
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -42,18 +46,24 @@ def clustering_accuracy(clusters: ArrayLike, labels: ArrayLike) -> float:
 
 
 def normalized_mutual_information(clusters: ArrayLike, labels: ArrayLike) -> float:
-    r"""Mutual information of clusters and classes over the mean of their entropies, in [0, 1]; 1 if each has one part.
+    r"""Mutual information of clusters and classes over the mean of their entropies, in [0, 1].
 
     .. math::
         \mathrm{NMI} = \frac{2 \, I(c; y)}{H(c) + H(y)}
 
-    :param clusters: shape (n,).
-    :param labels: shape (n,).
-    :raises ValueError: if shapes do not fit.
+    One cluster and one class, where both entropies are 0, agree entirely, and give 1.
+
+    :param clusters: integers or strings, shape (n,).
+    :param labels: integers or strings, shape (n,).
+    :raises ValueError: if the lengths differ, or an entry is no class, e.g. NaN.
 
     Source: Vinh, Epps and Bailey (2010), https://www.jmlr.org/papers/v11/vinh10a.html
+
+    >>> round(normalized_mutual_information([0, 0, 1, 1], [1, 1, 0, 1]), 4)
+    0.3437
     """
-    p = _contingency(clusters, labels) / np.size(clusters)
+    table = _contingency(clusters, labels)
+    p = table / table.sum()
 
     def entropy(q: NDArray) -> float:
         return float(-(q[q > 0] * np.log(q[q > 0])).sum())
@@ -63,17 +73,22 @@ def normalized_mutual_information(clusters: ArrayLike, labels: ArrayLike) -> flo
 
 
 def adjusted_rand_index(clusters: ArrayLike, labels: ArrayLike) -> float:
-    r"""Share of pairs on which two partitions agree, adjusted so that 0 is what chance gives and 1 is equality.
+    r"""Share of pairs on which two partitions agree, adjusted: 0 is the mean over random partitions, 1 is equality.
 
     .. math::
         \mathrm{ARI} = \frac{\sum_{ij} \binom{n_{ij}}{2} - E}{\tfrac12 (A + B) - E}, \qquad
         A = \sum_i \binom{n_i}{2}, \quad B = \sum_j \binom{n_j}{2}, \quad E = A B / \binom n2
 
-    :param clusters: shape (n,).
-    :param labels: shape (n,).
-    :raises ValueError: if shapes do not fit.
+    with n_ij data in cluster i and class j, n_i in cluster i and n_j in class j.
+
+    :param clusters: integers or strings, shape (n,).
+    :param labels: integers or strings, shape (n,).
+    :raises ValueError: if the lengths differ, or an entry is no class, e.g. NaN.
 
     Source: Hubert and Arabie (1985), https://doi.org/10.1007/BF01908075
+
+    >>> round(adjusted_rand_index([0, 0, 1, 1, 1], [0, 0, 1, 1, 0]), 4)
+    0.1667
     """
     table = _contingency(clusters, labels)
 
@@ -94,29 +109,31 @@ def circular_correlation(angles: ArrayLike, others: ArrayLike, groups: ArrayLike
                     {2 \sqrt{\sum_j \sin^2(a_j - \bar a) \sum_j \sin^2(b_j - \bar b)}}
 
     with :math:`\bar a - \bar b` and :math:`\bar a + \bar b` the directions of the two sums. It is 1 for a = b +
-    constant and -1 for a = constant - b, and it needs no mean of a or b by itself, which an angle that is uniform on
-    the circle does not have.
+    constant and -1 for a = constant - b. It needs no mean of a or of b alone, which a uniform angle does not have.
 
-    With ``groups`` the mean of a - b is taken out of each group first: for images that were turned, the canonical pose
-    of one cluster has nothing to do with that of another. The offset is fitted to each group, so that unrelated pairs,
-    n in each of many groups, still give about :math:`0.9 / \sqrt n`: count no small groups.
+    With ``groups`` the mean of a - b is taken out of each group first. Images that were turned need this: the canonical
+    pose of one cluster has nothing to do with that of another. As an offset is fitted to each group, unrelated pairs in
+    groups of n still give about :math:`0.9 / \sqrt n`, so leave small groups out.
 
     For shapes that look the same after a half turn, double both angles.
 
-    :param angles: a, shape (n,).
-    :param others: b, shape (n,).
+    :param angles: a, radians, shape (n,).
+    :param others: b, radians, shape (n,).
     :param groups: a label for each pair, e.g. cluster and class in one, shape (n,).
-    :raises ValueError: if shapes do not fit, or an angle does not vary.
+    :raises ValueError: if the lengths differ, an angle is not finite, or one of the two does not vary.
 
     Source: Jammalamadaka and SenGupta (2001), https://doi.org/10.1142/4031
+
+    >>> f"{circular_correlation([0.1, 1.1, 4.1], [0.0, 1.0, 4.0]):.3f}"
+    '1.000'
     """
-    a, b = (np.asarray(t, dtype=float) for t in (angles, others))
-    if a.ndim != 1 or a.shape != b.shape or not len(a):
-        raise ValueError(f"expected angles of one shape (n,), n > 0, got {a.shape} and {b.shape}")
+    a, b = numbers("angles", angles), numbers("others", others)
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(
+            f"others: expected angles of one shape (n,) in both arguments, got {a.shape} and {b.shape}; pass pairs"
+        )
     if groups is not None:
-        part = np.unique(np.asarray(groups), return_inverse=True)[1]
-        if part.shape != a.shape:
-            raise ValueError(f"expected a group for each of the {len(a)} pairs, got shape {part.shape}")
+        part = np.unique(classes("groups", groups, len(a)), return_inverse=True)[1]
         difference = np.exp(1j * (a - b))
         sums = np.bincount(part, difference.real) + 1j * np.bincount(part, difference.imag)
         a = a - np.angle(sums)[part]
@@ -124,5 +141,5 @@ def circular_correlation(angles: ArrayLike, others: ArrayLike, groups: ArrayLike
     mean_a, mean_b = (np.angle(plus) + np.angle(minus)) / 2, (np.angle(plus) - np.angle(minus)) / 2
     spread = (np.sin(a - mean_a) ** 2).sum() * (np.sin(b - mean_b) ** 2).sum()
     if spread <= 1e-24 * len(a) ** 2:  # sin^2 of rounding errors
-        raise ValueError("expected angles that vary, got one value for all")
+        raise ValueError("angles, others: expected angles that vary, got one value for all; it has no correlation")
     return float((abs(minus) - abs(plus)) / (2 * np.sqrt(spread)))

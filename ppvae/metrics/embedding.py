@@ -1,10 +1,10 @@
-r"""How good an embedding f of [0, 1]^n a map is: injective, onto the manifold, and uniform law to the law wanted.
+r"""How good an embedding f of [0, 1]^n is: injective, onto the manifold, and from the uniform law to the law wanted.
 
 .. math::
     \mathrm{KL}(f_\# q \| f_\# U) \le \mathrm{KL}(q \| U), \qquad \text{equal for an injective } f
 
-Where f is not injective the KL on the manifold is smaller than that on [0, 1]^n, which a VAE pays: its bound is looser
-than it could be, and its prior is f#U, not the law that was asked for.
+If f is not injective, the KL on the manifold is smaller than the one on [0, 1]^n, which a VAE pays. Its bound is then
+looser than it could be, and its prior is f#U, the law of f(z) for uniform z, and not the law that was asked for.
 
 References:
     [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models
@@ -19,30 +19,36 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ppvae.checks import count, numbers
 from ppvae.infer.objectives.divergences import InverseMultiquadric, Kernel
 from ppvae.manifolds.embeddings import Embedding, gauss_newton, log_volume
+from ppvae.metrics.distances import nearest_neighbours
 
-NEAR = 0.02  # of the size of f(Z): two images this close are taken for one point
-FAR = 0.1  # of the side of the box: two z this far apart are taken for two
-SEAM = 0.05  # a chart whose ends meet, as every chart of a closed manifold, has colliding z near its edges
+NEAR = 0.02  # of the size of f(Z): two images nearer than this count as one point
+FAR = 0.1  # of the side of the box: two z farther apart than this count as two
+SEAM = 0.05  # every chart of a closed manifold has edges that meet, and colliding z near them
 
 __all__ = ["EmbeddingReport", "embedding_report", "permutation_test"]
 
 
 @dataclass(frozen=True)
 class EmbeddingReport:
-    """What :func:`embedding_report` found. Lengths are in units of the points."""
+    """The result of :func:`embedding_report`. Lengths are in units of the points.
 
-    collision: float  #: largest ``|z - z'|`` above a tenth of the box whose images nearly collide; 0 if there is none
-    near: float  #: nearly colliding images are nearer than this, a fiftieth of the root mean square size of f(Z)
-    colliding: float  #: share of the z that have such a z'; small where f is injective
+    Two images collide if they are nearer than ``near`` and their z are farther apart than a tenth of the box.
+    """
+
+    collision: float  #: largest distance of two z whose images collide; 0 if none do
+    near: float  #: a fiftieth of the root mean square size of f(Z)
+    colliding: float  #: share of the z whose image collides with another; small if f is injective
     distance: float  #: largest distance of f(z) from the manifold
-    mean_distance: float  #: its mean
+    mean_distance: float  #: mean distance of f(z) from the manifold
     gap: float  #: largest distance of a point of the manifold from f(Z)
     mmd: float  #: squared MMD of f#U and the law of the points, the U-statistic, which can be negative
-    p_value: float  #: share of permutations whose MMD is no smaller; small where the laws differ
+    p_value: float  #: share of permutations whose MMD is no smaller; small if the laws differ
     density_range: float  #: range of the log density of f#U, nats; 0 if it is uniform, infinite if J loses rank
 
     def as_dict(self) -> dict[str, float]:
@@ -77,17 +83,27 @@ def embedding_report(
     """Compare f#U with the law of points on a manifold.
 
     :param embedding: f, on [0, 1]^n.
-    :param points: points of the manifold that f was not trained on, shape (k, m), numpy or tensor.
-    :param distance: distance of points (j, m) from the manifold, shape (j,), where it is known; else the distance to
-        the nearest of ``points``, which is never below about half their spacing.
-    :param num_samples: draws of z, and points used, at most.
-    :param permutations: of the MMD's test.
+    :param points: points of the manifold on which f was not trained, shape (k, m), k at least 10.
+    :param distance: function from points (j, m) to their distances from the manifold, shape (j,), if it is known. By
+        default it is the distance from the nearest of ``points``, which is rarely below half their spacing.
+    :param num_samples: how many z are drawn, and how many points are used at most.
+    :param permutations: number of permutations in the test of the MMD.
     :param seed: seed of all draws.
-    :raises ValueError: if the points are not (k, m) with the m of f, or fewer than 10.
+    :raises ValueError: if the points are not finite, not (k, m) with the m of f, or fewer than 10.
+
+    >>> from ppvae.manifolds.embeddings import CircleEmbedding
+    >>> z = torch.arange(200)[:, None] / 200
+    >>> report = embedding_report(CircleEmbedding(), CircleEmbedding()(z), num_samples=200, permutations=19)
+    >>> report.colliding < SEAM, report.gap < 0.1, report.density_range
+    (True, True, 0.0)
     """
-    x = torch.as_tensor(points).detach().cpu().double()
-    if x.dim() != 2 or x.shape[1] != embedding.ambient or x.shape[0] < 10:
-        raise ValueError(f"points: expected at least 10 of shape (k, {embedding.ambient}), got {tuple(x.shape)}")
+    count("num_samples", num_samples, 2)
+    x = torch.from_numpy(numbers("points", points, least=10))
+    if x.dim() != 2 or x.shape[1] != embedding.ambient:
+        raise ValueError(
+            f"points: expected shape (k, {embedding.ambient}), the space of f, got {tuple(x.shape)}; pass points of "
+            "the manifold that f is to cover"
+        )
     generator = torch.Generator().manual_seed(seed)
     like = next(iter(getattr(embedding, "parameters", list)()), torch.empty(0))
     z = torch.rand(num_samples, embedding.dim, generator=generator).to(like)
@@ -98,7 +114,9 @@ def embedding_report(
         volume = log_volume(embedding, z)
         fine = embedding(torch.rand(10_000, embedding.dim, generator=generator).to(like)).cpu().double()
     x = x[torch.randperm(len(x), generator=generator)[:num_samples]]
-    off = torch.cdist(y, x).amin(1) if distance is None else torch.as_tensor(distance(y.numpy()))
+    off = _nearest(y, x) if distance is None else torch.from_numpy(numbers("distance(f(z))", distance(y.numpy())))
+    if off.shape != y.shape[:1]:
+        raise ValueError(f"distance: expected one number for each point, shape ({len(y)},), got {tuple(off.shape)}")
     mmd, p_value = permutation_test(y, x, permutations, seed=seed)
     return EmbeddingReport(
         collision=float(apart.max()),
@@ -106,17 +124,21 @@ def embedding_report(
         colliding=float((apart > 0).double().mean()),
         distance=float(off.max()),
         mean_distance=float(off.mean()),
-        gap=float(torch.cdist(x, fine).amin(1).max()),
+        gap=float(_nearest(x, fine).max()),
         mmd=mmd,
         p_value=p_value,
         density_range=float((volume.max() - volume.min()).nan_to_num(nan=torch.inf)),
     )
 
 
-def _apart(f: Embedding, z: Tensor, near: float) -> Tensor:
-    """For each z how far away a z' is found whose image is nearer than ``near``; 0 where none is.
+def _nearest(x: Tensor, y: Tensor) -> Tensor:
+    return torch.from_numpy(nearest_neighbours(x, y, 1)[0][:, 0])
 
-    From the draw with the nearest image among those far from z, Gauss-Newton looks for where the images meet.
+
+def _apart(f: Embedding, z: Tensor, near: float) -> Tensor:
+    """The distance of each z from another one whose image is nearer than ``near``; 0 if none is found.
+
+    Among the draws far from z, the one with the nearest image is where Gauss-Newton starts to look for a common image.
     """
     x = f(z)
     images = torch.cdist(x, x).masked_fill(torch.cdist(z, z) <= FAR, torch.inf)
@@ -127,20 +149,33 @@ def _apart(f: Embedding, z: Tensor, near: float) -> Tensor:
 
 
 def permutation_test(
-    p: Tensor, q: Tensor, permutations: int = 500, kernel: Kernel | None = None, seed: int = 0
+    p: ArrayLike, q: ArrayLike, permutations: int = 500, kernel: Kernel | None = None, seed: int = 0
 ) -> tuple[float, float]:
-    r"""MMD² of two laws from samples, and the probability of one as large if the laws were equal.
+    r"""MMD² of two laws from samples, and the p-value of the hypothesis that the laws are equal.
 
-    The kernel matrix of all points is computed once; under a permutation of the two labels only sums over it change.
-    The p-value is (1 + number as large) / (1 + permutations), which is exact and never 0 [3].
+    The kernel matrix of all points is computed once. Permuting which points belong to p changes only sums over it. The
+    p-value (1 + number of permutations with an MMD² as large) / (1 + permutations) is exact, and never 0 [3].
 
-    :param p: sample of shape (n, m).
-    :param q: sample of shape (k, m).
-    :param kernel: k; the sum of inverse multiquadrics of [2]'s kind at half the mean squared distance where None.
+    :param p: sample of shape (n, m), n > 1.
+    :param q: sample of shape (k, m), k > 1.
+    :param permutations: how many are drawn.
+    :param kernel: k. By default it is the sum of inverse multiquadrics, scaled to half the mean squared distance.
+    :param seed: seed of the permutations.
     :return: the U-statistic of MMD², and the p-value.
+    :raises ValueError: if the samples are not (n, m) and (k, m), too small, or not finite.
+
+    Source: Gretton et al. (2012), https://jmlr.org/papers/v13/gretton12a.html
+
+    >>> mmd, p_value = permutation_test([[0.0], [1.0], [2.0]], [[8.0], [9.0], [10.0]], 999)
+    >>> f"{mmd:.2f} {p_value:.2f}"
+    '6.91 0.10'
     """
-    n, k = len(p), len(q)
-    points = torch.cat([p, q])
+    x, y = (torch.from_numpy(numbers(name, sample, least=2)) for name, sample in (("p", p), ("q", q)))
+    if x.dim() != 2 or x.shape[1:] != y.shape[1:]:
+        raise ValueError(f"p, q: expected shapes (n, m) and (k, m), got {tuple(x.shape)} and {tuple(y.shape)}")
+    count("permutations", permutations, 0)
+    n, k = len(x), len(y)
+    points = torch.cat([x, y])
     distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
     kernel = kernel or InverseMultiquadric(float(distance.square().mean() / 2))
     K = kernel(distance, points.shape[1]).fill_diagonal_(0)
@@ -153,6 +188,6 @@ def permutation_test(
     within_p, within_q = (own * labels).sum(1), (other * (1 - labels)).sum(1)
     between = (own * (1 - labels)).sum(1)
     mmd = within_p / (n * (n - 1)) + within_q / (k * (k - 1)) - 2 * between / (n * k)
-    # Sums of the same terms in another order may differ by rounding.
+    # Sums of the same terms in another order differ by rounding.
     as_large = int((mmd[1:] >= mmd[0] - 1e-12 * K.abs().max()).sum())
     return float(mmd[0]), (1 + as_large) / (1 + permutations)

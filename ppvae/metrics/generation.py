@@ -1,7 +1,7 @@
 r"""How good generated data are: distances between the laws of features of real and of generated data.
 
-With features r_1, ..., r_n of real and g_1, ..., g_m of generated data, :math:`\mu, C` their means and covariances
-and :math:`\rho_k(r_i)` the distance of r_i from its k-th nearest neighbour among the other r:
+Let r_1, ..., r_n be the features of real and g_1, ..., g_m those of generated data, :math:`\mu, C` their means and
+covariances, and :math:`\rho_k(r_i)` the distance of r_i from its k-th nearest neighbour among the other r. Then
 
 .. math::
     \text{Fréchet distance}   &= |\mu_r - \mu_g|^2 + \mathrm{tr} (C_r + C_g - 2 (C_r C_g)^{1/2}) \\
@@ -11,10 +11,10 @@ and :math:`\rho_k(r_i)` the distance of r_i from its k-th nearest neighbour amon
     \text{density}            &= \tfrac1{km} \textstyle\sum_j \sum_i 1[|g_j - r_i| \le \rho_k(r_i)] \\
     \text{coverage}           &= \tfrac1n \textstyle\sum_i 1[\exists j: |r_i - g_j| \le \rho_k(r_i)]
 
-The Fréchet distance is the squared 2-Wasserstein distance of two normal laws with these moments; with Inception-v3
-features it is the FID. Its estimate is biased upwards by an amount that falls as 1/n, so that only numbers at equal n
-and m are to be compared. The kernel distance (KID) is unbiased, and can be negative. Memory is bounded: kernels and
-distances are computed in blocks.
+The Fréchet distance is the squared 2-Wasserstein distance of two normal laws with these moments. With the features of
+Inception-v3 it is the FID. Its estimate is biased upwards by an amount that falls as 1/n, so compare only numbers at
+equal n and m. The kernel distance (KID) is unbiased, and can be negative. Kernels and distances are computed in blocks,
+so memory is bounded. Intervals are bootstrap intervals.
 
 References:
     [1] GANs Trained by a Two Time-Scale Update Rule (Heusel et al., 2017), the Fréchet distance
@@ -30,14 +30,17 @@ References:
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from ppvae.checks import count, numbers
+from ppvae.metrics.distances import nearest_neighbours, within
 
 __all__ = [
     "PRDC",
@@ -54,10 +57,14 @@ Features = Callable[[Any], Any]  #: from data (n, *shape) to features (n, d)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number from a sample, and an interval for what other samples of the same size would have given."""
+    """A number from a sample, and an interval for what other samples of the same size would have given.
+
+    >>> print(Estimate(1.23456), "and", Estimate(1, 0.5, 2))
+    1.235 and 1 [0.5, 2]
+    """
 
     value: float
-    low: float = math.nan  #: NaN where no interval was asked for
+    low: float = math.nan  #: NaN if no interval was asked for
     high: float = math.nan
 
     def __float__(self) -> float:
@@ -77,35 +84,43 @@ def frechet_distance(
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """The Fréchet distance of two normal laws with the means and covariances of the features, in their squared unit.
+    r"""The Fréchet distance of two normal laws with the means and covariances of the features, in their squared unit.
 
-    It is computed in float64 as |mu_r - mu_g|^2 + tr C_r + tr C_g - 2 |A' B|_*, where C_r = A A', C_g = B B' and |.|_*
-    is the sum of singular values, which needs no root of a matrix that is not symmetric, and holds for singular ones.
+    It is computed in float64 as
 
-    :param real: data, shape (n, *shape), or their features where ``features`` is None.
-    :param generated: data, shape (m, *shape).
-    :param features: from data to features; where None the data are flattened.
-    :param resamples: bootstrap resamples of both samples, each as costly as the distance itself; 0 for no interval.
-        The interval is their spread put around the estimate, and ends at 0: resampling adds a bias, which is taken
-        out.
+    .. math::
+        |\mu_r - \mu_g|^2 + \mathrm{tr}\, C_r + \mathrm{tr}\, C_g - 2 |A^\top B|_*, \qquad
+        C_r = A A^\top, \quad C_g = B B^\top
+
+    with the sum of singular values :math:`|\cdot|_*`. This needs no root of a matrix that is not symmetric, and holds
+    for singular covariances.
+
+    :param real: data, shape (n, \*shape), or their features if ``features`` is None.
+    :param generated: data, shape (m, \*shape), or their features.
+    :param features: function from data to features, shape (n, d). By default the data are flattened.
+    :param resamples: number of bootstrap resamples of both samples, each as costly as the distance itself; 0 for no
+        interval. Resampling adds a bias, so the interval is the spread of the resamples about their mean, put around
+        the estimate and cut off at 0.
     :param level: probability of the interval.
     :param seed: seed of the resamples.
-    :raises ValueError: if a sample has fewer than two data, or features differ in number or are not finite.
+    :raises ValueError: if a sample has fewer than two data, or the features differ in number or are not finite.
+
+    Source: Heusel et al. (2017), https://arxiv.org/abs/1706.08500
+
+    >>> print(frechet_distance([[0.0], [2.0]], [[3.0], [5.0]], resamples=0))
+    9
     """
-    r, g = _pair(real, generated, features)
+    bootstrap = _Bootstrap(resamples, level, seed)
+    r, g = _read(features, real=real, generated=generated)
     value = _frechet(r, g)
-    if not resamples:
-        return Estimate(value)
-    rng = np.random.default_rng(seed)
-    replicates = [_frechet(_resampled(r, rng), _resampled(g, rng)) for _ in range(resamples)]
-    interval = _centred(value, replicates, level)
-    return Estimate(value, max(0.0, interval.low), interval.high)
+    found = bootstrap.around(value, [_frechet(*map(bootstrap.resampled, (r, g))) for _ in range(resamples)])
+    return Estimate(value, max(0.0, found.low), found.high) if resamples else found
 
 
 def _frechet(r: Tensor, g: Tensor) -> float:
     (mu_r, A), (mu_g, B) = _moments(r), _moments(g)
     distance = (mu_r - mu_g).square().sum() + A.square().sum() + B.square().sum()
-    # Zero for equal laws, where rounding may leave a little less.
+    # Of equal laws it is 0, and rounding may leave a little less.
     return max(0.0, (distance - 2 * torch.linalg.svdvals(A.mT @ B).sum()).item())
 
 
@@ -127,44 +142,44 @@ def kernel_distance(
     seed: int = 0,
     chunk: int = 1000,
 ) -> Estimate:
-    """KID: the squared maximum mean discrepancy of the features with the kernel (a.b / d + 1)^3, unbiased.
+    r"""KID: the squared maximum mean discrepancy of the features with the kernel (a.b / d + 1)^3, unbiased.
 
-    :param real: data, shape (n, *shape), or their features where ``features`` is None.
-    :param generated: data, shape (m, *shape).
-    :param features: from data to features; where None the data are flattened.
-    :param subsets: number of subsets of which the distance is averaged, as in the paper [2], where the interval is that
-        of their mean; all pairs are used where None, which is the estimate of smallest variance.
+    :param real: data, shape (n, \*shape), or their features if ``features`` is None.
+    :param generated: data, shape (m, \*shape), or their features.
+    :param features: function from data to features, shape (n, d). By default the data are flattened.
+    :param subsets: number of subsets over which the distance is averaged, as in [2]; the interval is then that of their
+        mean. By default all pairs are used, which is the estimate of smallest variance.
     :param subset_size: data of each sample in a subset.
-    :param resamples: bootstrap resamples; 0 for no interval. Over all pairs the terms of first order of the
-        U-statistic are resampled: where the two laws are equal these vanish, and the interval is too narrow.
+    :param resamples: number of bootstrap resamples; 0 for no interval. If all pairs are used, the terms of first order
+        of the U-statistic are resampled. These vanish for equal laws, and then the interval is too narrow.
     :param level: probability of the interval.
     :param seed: seed of subsets and resamples.
-    :param chunk: data whose kernel with all others is in memory at once.
-    :raises ValueError: if a sample has fewer than two data, or than ``subset_size``, or features differ in number or
-        are not finite.
+    :param chunk: how many data are compared with all others at once.
+    :raises ValueError: if a sample has fewer than two data, or than ``subset_size``, or the features differ in number
+        or are not finite.
+
+    Source: Binkowski et al. (2018), https://arxiv.org/abs/1801.01401
+
+    >>> print(kernel_distance([[0.0], [2.0]], [[3.0], [5.0]], resamples=0))
+    3259
     """
-    r, g = _pair(real, generated, features)
-    rng = np.random.default_rng(seed)
+    bootstrap = _Bootstrap(resamples, level, seed)
+    r, g = _read(features, real=real, generated=generated)
+    count("chunk", chunk)
     if subsets is not None:
-        if not 2 <= subset_size <= min(len(r), len(g)):
-            raise ValueError(
-                f"subset_size: expected within 2 and the size of the smaller sample, {min(len(r), len(g))}, got "
-                f"{subset_size}"
-            )
+        count("subsets", subsets)
+        count("subset_size", subset_size, 2, min(len(r), len(g)))
         draws = []
         for _ in range(subsets):
-            one, other = (x[rng.choice(len(x), subset_size, replace=False)] for x in (r, g))
+            one, other = (x[bootstrap.rng.choice(len(x), subset_size, replace=False)] for x in (r, g))
             draws.append(_mmd(one, other, chunk)[0])
-        return _mean(np.array(draws), resamples, level, rng)
+        return bootstrap.mean(np.array(draws))
     value, of_r, of_g = _mmd(r, g, chunk)
-    if not resamples:
-        return Estimate(value)
-    replicates = _means(of_r, resamples, rng) + _means(of_g, resamples, rng)
-    return _centred(value, replicates, level)
+    return bootstrap.around(value, bootstrap.means(of_r) + bootstrap.means(of_g))
 
 
 def _mmd(r: Tensor, g: Tensor, chunk: int) -> tuple[float, NDArray, NDArray]:
-    """The U-statistic, and what each real and generated datum adds to it in first order."""
+    """The U-statistic, and its terms of first order: what each real and each generated datum adds to it."""
     rr, gg, rg, gr = (
         torch.cat([_kernel(part, y).sum(1) for part in x.split(chunk)]) for x, y in ((r, r), (g, g), (r, g), (g, r))
     )
@@ -184,7 +199,7 @@ def _kernel_self(a: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PRDC:
-    """What :func:`prdc` found: fidelity (precision, density) and diversity (recall, coverage)."""
+    """The result of :func:`prdc`: fidelity (precision, density) and diversity (recall, coverage)."""
 
     precision: Estimate
     recall: Estimate
@@ -206,55 +221,59 @@ def prdc(
     seed: int = 0,
     chunk: int = 1000,
 ) -> PRDC:
-    """Improved precision and recall [3], density and coverage [4], with balls that reach to the k-th neighbour.
+    r"""Improved precision and recall [3], density and coverage [4], with balls that reach to the k-th neighbour.
 
-    Density can exceed 1. Recall can be high for poor samples, whose balls are large; coverage cannot.
+    Density can exceed 1. Recall can be high for poor samples, because their balls are large; coverage cannot.
 
-    :param real: data, shape (n, *shape), or their features where ``features`` is None.
-    :param generated: data, shape (m, *shape).
-    :param features: from data to features; where None the data are flattened.
+    :param real: data, shape (n, \*shape), or their features if ``features`` is None.
+    :param generated: data, shape (m, \*shape), or their features.
+    :param features: function from data to features, shape (n, d). By default the data are flattened.
     :param k: which neighbour, below n and m; 3 in [3], 5 in [4].
-    :param resamples: bootstrap resamples; 0 for no interval. Precision and density are means over the generated data,
-        recall and coverage over the real ones; the mean's sample is resampled, and the balls stay as they are, as a
-        sample with repetitions has no balls.
+    :param resamples: number of bootstrap resamples; 0 for no interval. Precision and density are means over the
+        generated data, recall and coverage over the real ones, and the sample of the mean is resampled. The balls stay
+        as they are, because a sample with repetitions has none.
     :param level: probability of the intervals.
     :param seed: seed of the resamples.
-    :param chunk: data whose distances from all others are in memory at once.
-    :raises ValueError: if k does not fit, or features differ in number or are not finite.
+    :param chunk: how many data are compared with all others at once.
+    :raises ValueError: if k does not fit, or the features differ in number or are not finite.
+
+    >>> found = prdc([[0.0], [1.0], [2.0]], [[0.5], [9.0], [9.5]], k=1, resamples=0)
+    >>> {name: round(float(estimate), 3) for name, estimate in vars(found).items()}
+    {'precision': 0.333, 'recall': 1.0, 'density': 0.667, 'coverage': 0.667}
     """
-    r, g = _pair(real, generated, features)
-    if not 1 <= k < min(len(r), len(g)):
-        raise ValueError(f"k: expected within 1 and {min(len(r), len(g)) - 1}, below both sample sizes, got {k}")
-    radius_r, radius_g = (_radii(x, k, chunk) for x in (r, g))
-    inside = torch.zeros(len(g), dtype=torch.float64)  # for each g_j: how many balls of real data hold it
-    covered, recalled = [], []
-    for part, radius in zip(r.split(chunk), radius_r.split(chunk), strict=True):
-        distance = torch.cdist(part, g)
-        inside += (distance <= radius[:, None]).sum(0)
-        covered.append(distance.amin(1) <= radius)
-        recalled.append((distance <= radius_g).any(1))
-    rng = np.random.default_rng(seed)
-    return PRDC(
-        *(
-            _mean(values.double().numpy(), resamples, level, rng)
-            for values in (inside > 0, torch.cat(recalled), inside / k, torch.cat(covered))
-        )
-    )
-
-
-def _radii(x: Tensor, k: int, chunk: int) -> Tensor:
-    """Distance of each point from its k-th neighbour; the nearest of all is the point itself."""
-    return torch.cat([torch.cdist(part, x).kthvalue(k + 1, 1).values for part in x.split(chunk)])
+    bootstrap = _Bootstrap(resamples, level, seed)
+    r, g = _read(features, real=real, generated=generated)
+    count("k", k, 1, min(len(r), len(g)) - 1)
+    count("chunk", chunk)
+    # The nearest neighbour of a point is the point itself, or an equal one.
+    radius_r, radius_g = (torch.from_numpy(nearest_neighbours(x, x, k + 1, chunk)[0][:, -1]) for x in (r, g))
+    covered = nearest_neighbours(r, g, 1, chunk)[0][:, 0] <= radius_r.numpy()
+    inside, recalled = torch.zeros(len(g), dtype=torch.float64), []  # of each g_j the number of balls that hold it
+    for in_real, in_generated in within(r, g, radius_r, radius_g, chunk):
+        inside += in_real.sum(0)
+        recalled.append(in_generated.any(1))
+    values = (inside > 0, torch.cat(recalled), inside / k, torch.from_numpy(covered))
+    return PRDC(*(bootstrap.mean(value.double().numpy()) for value in values))
 
 
 def nearest(points: Any, among: Any, features: Features | None = None, *, chunk: int = 1000) -> tuple[NDArray, NDArray]:
-    """For each of ``points`` the Euclidean distance from the nearest of ``among``, and which that is: shape (n,) both.
+    r"""The Euclidean distance of each point from the nearest of ``among``, and the row of that one: shape (n,) both.
 
-    ``nearest(generated, train)`` shows what was memorised.
+    A copy is at distance 0, and of several equally near the first row is named. ``nearest(generated, train)`` shows
+    what was memorised.
+
+    :param points: data, shape (n, \*shape), or their features if ``features`` is None.
+    :param among: data, shape (m, \*shape), or their features.
+    :param features: function from data to features, shape (n, d). By default the data are flattened.
+    :param chunk: how many points are compared with all others at once.
+    :raises ValueError: if the features differ in number or are not finite.
+
+    >>> nearest([[0.0], [5.0]], [[3.0], [5.0], [5.0]])
+    (array([3., 0.]), array([0, 1]))
     """
-    p, a = _pair(points, among, features, least=1)
-    found = [torch.cdist(part, a).min(1) for part in p.split(chunk)]
-    return torch.cat([f.values for f in found]).numpy(), torch.cat([f.indices for f in found]).numpy()
+    p, a = _read(features, least=1, points=points, among=among)
+    distance, row = nearest_neighbours(p, a, 1, count("chunk", chunk))
+    return distance[:, 0], row[:, 0]
 
 
 def data_copying(
@@ -267,72 +286,85 @@ def data_copying(
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """The probability that a generated datum is nearer to the training data than a test datum is (ties count half).
+    r"""The probability that a generated datum is nearer to the training data than a test datum is (ties count half).
 
     It is 1/2 for a perfect model, near 1 for one that repeats its training data, and below 1/2 for one that falls short
-    of the data's law.
+    of the law of the data.
 
-    :param generated: data, shape (m, *shape), or features.
+    :param generated: data, shape (m, \*shape), or their features if ``features`` is None.
     :param train: what the model was trained on.
     :param test: fresh data from the same law.
-    :param features: from data to features; where None the data are flattened.
-    :param resamples: bootstrap resamples of generated and test data; 0 for no interval.
+    :param features: function from data to features, shape (n, d). By default the data are flattened.
+    :param resamples: number of bootstrap resamples of generated and test data; 0 for no interval.
+    :param level: probability of the interval.
+    :param seed: seed of the resamples.
+    :raises ValueError: if a sample has fewer than two data, or the features differ in number or are not finite.
 
     Source: Meehan, Chaudhuri and Dasgupta (2020), https://arxiv.org/abs/2004.05675
+
+    >>> train, test = [[0.0], [10.0]], [[1.0], [12.0]]
+    >>> print(data_copying([[0.0], [9.0]], train, test, resamples=0))  # 0 and 1 away, test data 1 and 2
+    0.875
     """
-    ours, theirs = (nearest(x, train, features)[0] for x in (generated, test))
-    ordered, other = np.sort(theirs), np.sort(ours)
-    # of each generated datum: the share of test data that are farther; of each test datum: of generated ones nearer
-    of_ours = 1 - (np.searchsorted(ordered, ours, "left") + np.searchsorted(ordered, ours, "right")) / 2 / len(theirs)
-    of_theirs = (np.searchsorted(other, theirs, "left") + np.searchsorted(other, theirs, "right")) / 2 / len(ours)
-    value = float(of_ours.mean())
-    if not resamples:
-        return Estimate(value)
-    rng = np.random.default_rng(seed)
-    return _centred(value, _means(of_ours, resamples, rng) + _means(of_theirs, resamples, rng), level)
+    bootstrap = _Bootstrap(resamples, level, seed)
+    g, a, t = _read(features, generated=generated, train=train, test=test)
+    ours, theirs = (nearest_neighbours(x, a, 1)[0][:, 0] for x in (g, t))
+    of_ours = 1 - _rank(ours, theirs)  # of each generated datum: the share of test data that are farther
+    of_theirs = _rank(theirs, ours)  # of each test datum: the share of generated data that are nearer
+    return bootstrap.around(float(of_ours.mean()), bootstrap.means(of_ours) + bootstrap.means(of_theirs))
 
 
-def _pair(one: Any, other: Any, features: Features | None, least: int = 2) -> tuple[Tensor, Tensor]:
-    """Both samples as features (n, d) in float64."""
-    a, b = (_matrix(x if features is None else features(x)) for x in (one, other))
-    if a.shape[1] != b.shape[1] or min(len(a), len(b)) < least:
+def _rank(values: NDArray, among: NDArray) -> NDArray:
+    """The share of ``among`` that is below each value, where equal ones count half."""
+    ordered = np.sort(among)
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2 / len(among)
+
+
+def _read(features: Features | None, least: int = 2, **samples: Any) -> list[Tensor]:
+    """The features (n, d) in float64 of samples, by the names of the arguments."""
+    found = []
+    for name, sample in samples.items():
+        if features is not None:
+            name, sample = f"features of {name}", features(sample)
+        array = numbers(name, sample, least)
+        found.append(torch.from_numpy(array.reshape(len(array), -1)))
+    if len({x.shape[1] for x in found}) > 1:
+        shapes = ", ".join(str(tuple(x.shape)) for x in found)
         raise ValueError(
-            f"expected two samples of at least {least} data with equally many features, got shapes {tuple(a.shape)} "
-            f"and {tuple(b.shape)}"
+            f"{', '.join(samples)}: expected as many features of each, got shapes {shapes}; compare data of one shape"
         )
-    for x in (a, b):
-        if not torch.isfinite(x).all():
-            raise ValueError(f"expected finite features, got {int((~torch.isfinite(x)).sum())} that are not")
-    return a, b
+    return found
 
 
-def _matrix(x: Any) -> Tensor:
-    tensor = torch.as_tensor(x).detach().cpu().double()
-    return tensor.reshape(len(tensor), -1)
+class _Bootstrap:
+    """Resamples with replacement, and intervals of the numbers that they give; none if ``resamples`` is 0."""
 
+    def __init__(self, resamples: int, level: float, seed: int):
+        self.resamples = count("resamples", resamples, 0)
+        if not 0 < level < 1:
+            raise ValueError(f"level: expected a probability between 0 and 1, got {level}; take e.g. 0.95")
+        self.level, self.rng = level, np.random.default_rng(seed)
 
-def _resampled(x: Tensor, rng: np.random.Generator) -> Tensor:
-    return x[torch.from_numpy(rng.integers(len(x), size=len(x)))]
+    def resampled(self, x: Tensor) -> Tensor:
+        return x[torch.from_numpy(self.rng.integers(len(x), size=len(x)))]
 
+    def means(self, values: NDArray) -> NDArray:
+        """Means of resamples of the values, shape (resamples,)."""
+        n = len(values)
+        return np.array([values[self.rng.integers(n, size=n)].mean() for _ in range(self.resamples)])
 
-def _means(values: NDArray, resamples: int, rng: np.random.Generator) -> NDArray:
-    """Means of bootstrap resamples, shape (resamples,)."""
-    return np.fromiter((values[rng.integers(len(values), size=len(values))].mean() for _ in range(resamples)), float)
+    def mean(self, values: NDArray) -> Estimate:
+        """The mean of the values, with the quantiles of its resamples."""
+        value = float(values.mean())
+        return Estimate(value, *self._quantiles(self.means(values))) if self.resamples else Estimate(value)
 
+    def around(self, value: float, replicates: ArrayLike) -> Estimate:
+        """The value, with the quantiles of the replicates about their own mean, put around it."""
+        if not self.resamples:
+            return Estimate(value)
+        spread = np.asarray(replicates, float)
+        low, high = self._quantiles(spread - spread.mean())
+        return Estimate(value, value + low, value + high)
 
-def _mean(values: NDArray, resamples: int, level: float, rng: np.random.Generator) -> Estimate:
-    value = float(values.mean())
-    return Estimate(value, *_quantiles(_means(values, resamples, rng), level)) if resamples else Estimate(value)
-
-
-def _centred(value: float, replicates: Any, level: float) -> Estimate:
-    """The spread of the replicates about their own mean, put around the value."""
-    spread = np.asarray(replicates) - np.mean(replicates)
-    low, high = _quantiles(spread, level)
-    return Estimate(value, value + low, value + high)
-
-
-def _quantiles(replicates: NDArray, level: float) -> Iterator[float]:
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a probability between 0 and 1, got {level}")
-    return (float(q) for q in np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2]))
+    def _quantiles(self, replicates: NDArray) -> list[float]:
+        return np.quantile(replicates, [(1 - self.level) / 2, (1 + self.level) / 2]).tolist()

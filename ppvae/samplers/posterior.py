@@ -7,8 +7,8 @@ A chain moves in the coordinates v that the manifold of each latent has (its ``l
     z = point(v),   v with the density  p(z | x) exp(log_volume(v))
 
 R^d is sampled as it is. A point of a sphere, a circle or a torus is the direction of a vector, a rotation that of a
-quaternion, a point of hyperbolic space exp_o(v), one of an interval a sigmoid. On a product they stand side by side, on a
-quotient the chain moves in the cover.
+quaternion, a point of hyperbolic space exp_o(v), one of an interval a sigmoid. On a product they stand side by side; on
+a quotient the chain moves in the cover.
 
     log p(x) - ELBO = KL(q(z | x) || p(z | x))          the gap of the guide, in nats
 
@@ -269,8 +269,8 @@ def _lifts(vae: VAE, data: tuple[Tensor, ...]) -> tuple[dict[str, tuple[Lift, An
         manifold = manifold_of(law)
         if manifold is None:
             raise ValueError(
-                f"posterior: expected latents on manifolds, got site {name!r} with values in {law.support}, on which no "
-                "Hamiltonian chain moves; sum a discrete latent out of the model, as ppvae.nn.Clusters does"
+                f"posterior: expected latents on manifolds, got site {name!r} with values in {law.support}, on which "
+                "no Hamiltonian chain moves; sum a discrete latent out of the model, as ppvae.nn.Clusters does"
             )
         if not in_data_plate(site):
             raise ValueError(f"posterior: expected every latent in the data plate (dim -1), got {name!r} outside")

@@ -11,6 +11,7 @@ from ppvae.special.bessel import (
     log_hyp0f1_scaled,
 )
 from ppvae.special.gamma import digamma_difference, log_gamma_second_difference, trigamma_difference
+from ppvae.special.periodic import log_periodic_sum
 
 __all__ = [
     "bessel_ratio",
@@ -23,5 +24,6 @@ __all__ = [
     "log_hyp0f1_conjugate",
     "log_hyp0f1_divergence",
     "log_hyp0f1_scaled",
+    "log_periodic_sum",
     "trigamma_difference",
 ]

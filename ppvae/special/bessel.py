@@ -44,6 +44,8 @@ from numpy.polynomial import Chebyshev, Polynomial
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
+from ppvae.special.precision import widen
+
 __all__ = [
     "bessel_ratio",
     "bessel_ratio_complement",
@@ -125,8 +127,7 @@ def _prepare(k: Tensor, m: int) -> tuple[Tensor, int, float, _Accuracy]:
     accuracy = _DOUBLE if k.dtype == torch.float64 else _SINGLE
     v = m / 2 - 1
     steps = max(0, math.ceil(accuracy.order - v))
-    # MPS devices have no float64; there the recurrence runs in float32.
-    return (k if k.device.type == "mps" else k.double()), steps, v + steps, accuracy
+    return widen(k), steps, v + steps, accuracy
 
 
 def _descend(k: Tensor, m: int) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -309,9 +310,7 @@ def log_hyp0f1_divergence(k: Tensor, k0: Tensor, m: int) -> Tensor:
     if k.dtype != k0.dtype:
         raise ValueError(f"expected k and k0 of one dtype, got {k.dtype} and {k0.dtype}")
     dtype = k.dtype
-    if k.device.type != "mps":  # which has no float64
-        k, k0 = k.double(), k0.double()
-    return _Divergence.apply(*torch.broadcast_tensors(k, k0), m).to(dtype)
+    return _Divergence.apply(*torch.broadcast_tensors(widen(k), widen(k0)), m).to(dtype)
 
 
 class _Divergence(torch.autograd.Function):

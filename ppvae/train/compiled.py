@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from ppvae.tracing import Compiled, compile_function, explain, trace
-from ppvae.train.step import DeviceStep, EpochTotals, Gradients, Source, Step
+from ppvae.train.step import DeviceStep, EpochTotals, Gradients, Measured, Source, Step
 
 Mode = Literal["graph", "inductor", False]
 
@@ -33,7 +33,8 @@ WARM_UP = 3
 class GradientFunction:
     """:class:`Gradients` as a function of tensors alone, for :func:`ppvae.tracing.trace`.
 
-    It takes the KL weight and a batch, and returns the terms and then the gradient of each parameter.
+    It takes the KL weight and a batch, and returns the terms, then the gradient of each parameter, and then the number
+    of data if that is a tensor. A number of Python is one for all batches of these shapes.
     """
 
     def __init__(self, gradients: Gradients):
@@ -41,20 +42,25 @@ class GradientFunction:
         place = {id(p): name for name, p in gradients.vae.named_parameters()}
         self.trained = [place[id(p)] for p in gradients.parameters]
         self.names: list[str] = []  #: of the terms, known after a call
+        self.number_of_data: float | None = None  #: where it is a number of Python, known after a call
 
     def __call__(self, kl_weight: Tensor, *batch: Tensor) -> tuple[Tensor | None, ...]:
         objective = self.gradients.objective
         own, objective.kl_weight = objective.kl_weight, kl_weight
         try:
-            terms = self.gradients.terms(*batch)
+            terms, number_of_data = self.gradients.measure(*batch)
         finally:
             objective.kl_weight = own
         parameters = dict(self.gradients.vae.named_parameters())  # in a trace these are its leaves
         gradients = torch.autograd.grad(
-            terms["loss"] / batch[0].shape[0], [parameters[name] for name in self.trained], allow_unused=True
+            terms["loss"] / number_of_data, [parameters[name] for name in self.trained], allow_unused=True
         )
         self.names[:] = terms
-        return (*(value.detach() for value in terms.values()), *gradients)
+        values = (*(value.detach() for value in terms.values()), *gradients)
+        if isinstance(number_of_data, Tensor):
+            return (*values, number_of_data.detach())
+        self.number_of_data = number_of_data
+        return values
 
 
 def check_hooks(parameters: list[nn.Parameter]) -> None:
@@ -64,22 +70,23 @@ def check_hooks(parameters: list[nn.Parameter]) -> None:
         raise ValueError(f"a parameter of shape {tuple(hooked[0].shape)} has a hook on its gradient")
 
 
-def compile_gradients(eager: Gradients, batch: tuple[Tensor, ...]) -> Callable[..., dict[str, Tensor]]:
+def compile_gradients(eager: Gradients, batch: tuple[Tensor, ...]) -> Callable[..., Measured]:
     """A function with the values and effects of :class:`Gradients` on batches of the shapes of this one."""
     check_hooks(eager.parameters)
     function = GradientFunction(eager)
     run = compile_function(eager.vae, function, (eager.objective.kl_weight, *batch))
     usable: list[bool] = []  # whether a gradient has the layout of its parameter, and memory of its own
 
-    def compiled(*batch: Tensor) -> dict[str, Tensor]:
+    def compiled(*batch: Tensor) -> Measured:
         values = run(eager.objective.kl_weight, *batch)
-        gradients = values[len(function.names) :]
+        gradients = values[len(function.names) :][: len(eager.parameters)]
         if not usable:
             usable.extend(_usable(gradients, eager.parameters))
         for parameter, gradient, as_it_is in zip(eager.parameters, gradients, usable, strict=True):
             # An optimizer walks through the memory of both as one, and clipping changes each gradient in place.
             parameter.grad = gradient if as_it_is else torch.empty_like(parameter).copy_(gradient)
-        return dict(zip(function.names, values, strict=False))
+        number_of_data = values[-1] if function.number_of_data is None else function.number_of_data
+        return dict(zip(function.names, values, strict=False)), number_of_data
 
     return compiled
 

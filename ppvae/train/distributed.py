@@ -7,7 +7,7 @@ sum over its data, each process gets
     grad = (1 / W) sum_r grad (W / N) L_r
 
 by ``DistributedDataParallel``. This is the gradient of one process for the whole batch, if the loss is a sum over the
-data. A quantity of a batch becomes one of a shard: the statistics of BatchNorm, the divergences of InfoVAE, the mean KL
+data. Under a plate scale L_r is taken per datum first, and each shard counts by its share of the batch. A quantity of a batch becomes one of a shard: the statistics of BatchNorm, the divergences of InfoVAE, the mean KL
 that free bits and a capacity compare. Each process draws noise from a generator of its own, so a run equals that of one
 process in law, not number by number. Means over an epoch are over the data of all processes, and buffers are those of
 the first process, so all of them keep the same best weights and stop together.
@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ppvae.infer import TensorELBO
 from ppvae.train.batches import Batches, MappedBatches, MemoryBatches
-from ppvae.train.step import EpochTotals, Gradients, Transform
+from ppvae.train.step import EpochTotals, Gradients, Measured, Transform
 from ppvae.turns import reseed
 from ppvae.vae import VAE
 
@@ -129,10 +129,10 @@ class _Terms(nn.Module):
 
     def __init__(self, vae: VAE, gradients: "ShardGradients"):
         super().__init__()
-        self.vae, self.terms = vae, gradients.terms
+        self.vae, self.measure = vae, gradients.measure
 
-    def forward(self, *batch: Tensor) -> dict[str, Tensor]:
-        return self.terms(*batch)
+    def forward(self, *batch: Tensor) -> Measured:
+        return self.measure(*batch)
 
 
 class ShardGradients(Gradients):
@@ -143,14 +143,23 @@ class ShardGradients(Gradients):
         self.batches = batches
         self.module = DistributedDataParallel(_Terms(vae, self))
 
-    def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
+    def __call__(self, *batch: Tensor) -> Measured:
         with pyro.validation_enabled(not self.checked):
-            terms = self.module(*batch)
+            terms, number_of_data = self.module(*batch)
         self.checked = True
         for parameter in self.parameters:
             parameter.grad = None
-        (terms["loss"] * (self.batches.processes.size / self.batches.batch_rows)).backward()
-        return terms
+        (terms["loss"] * self._factor(batch[0].shape[0], number_of_data)).backward()
+        return terms, number_of_data
+
+    def _factor(self, rows: int, number_of_data: Tensor | float) -> Tensor | float:
+        """What makes the mean over the processes of their losses the loss of the whole batch per datum."""
+        W = self.batches.processes.size
+        if isinstance(number_of_data, Tensor):  # weights of the data
+            total = number_of_data.detach().clone()
+            dist.all_reduce(total)
+            return W / total
+        return (W / self.batches.batch_rows) * (rows / number_of_data)
 
 
 class ShardTotals(EpochTotals):
@@ -162,9 +171,9 @@ class ShardTotals(EpochTotals):
 
     def mean(self) -> dict[str, float]:
         values = [float(value) for value in self.sums.values()]
-        sums = torch.tensor([*values, self.number_of_data], dtype=torch.float64, device=self.device)
+        sums = torch.tensor([*values, self.rows], dtype=torch.float64, device=self.device)
         dist.all_reduce(sums)
         whole = EpochTotals()
-        *totals, whole.number_of_data = sums.tolist()
+        *totals, whole.rows = sums.tolist()
         whole.sums = dict(zip(self.sums, totals, strict=True))
         return whole.mean()

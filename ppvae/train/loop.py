@@ -172,9 +172,9 @@ class Loop:
                     if key is None:
                         return totals.mean()
                     batch = transformed(held_out.transform, held_out.batch(*key))
-                    terms = self.objective.all_terms(vae.model, vae.guide, *batch)
-                    totals.add(terms)
-                    totals.number_of_data += batch[0].shape[0]
+                    terms, number_of_data = self.objective.measure(vae.model, vae.guide, *batch)
+                    totals.add(terms, number_of_data, batch[0].shape[0])
+                    totals.rows += batch[0].shape[0]
                     if not math.isfinite(terms["loss"].item()):
                         raise FloatingPointError(explain_loss(vae, batch, f"epoch {epoch}, in the validation data"))
 

@@ -18,6 +18,8 @@ from ppvae.infer import TensorELBO
 from ppvae.vae import VAE
 
 Transform = Callable[[Tensor], Tensor]
+#: The terms of the objective for a batch, and the number of data that they are sums over.
+Measured = tuple[dict[str, Tensor], Tensor | float]
 
 #: A step that does not wait for the device asks it after this many steps whether all losses were finite.
 CHECK_EVERY = 100
@@ -48,15 +50,28 @@ def transformed(transform: Transform | None, batch: tuple[Tensor, ...]) -> tuple
 
 
 class EpochTotals:
-    """Sums of the terms over an epoch, kept on the device until they are read."""
+    """Sums of the terms over an epoch, kept on the device until they are read, for means over its data.
+
+    A batch counts by its rows, of however many data its terms are sums: a subsampled plate, or ``poutine.scale`` with
+    a number, lets each row stand for several. A tensor of scales weighs the rows, and a batch then counts by its
+    weights.
+    """
+
+    WEIGHTS = " weights"  #: their sum is kept among those of the terms, under a name that no term has
 
     def __init__(self) -> None:
         self.sums: dict[str, Any] = {}
-        self.number_of_data = 0
+        self.rows = 0
 
-    def add(self, terms: Mapping[str, Tensor | float]) -> None:
-        """Add the terms of one batch; the caller adds the number of its data to ``number_of_data``."""
+    def add(self, terms: Mapping[str, Tensor | float], number_of_data: Tensor | float, rows: int) -> None:
+        """Add the terms of one batch; the caller adds its rows to ``rows``."""
+        factor = 1.0
+        if isinstance(number_of_data, Tensor):
+            terms = {**terms, self.WEIGHTS: number_of_data}
+        else:
+            factor = rows / number_of_data
         for name, value in terms.items():
+            value = value if factor == 1 else value * factor
             if isinstance(value, float):
                 self.sums[name] = self.sums.get(name, 0.0) + value
             elif name in self.sums:
@@ -67,11 +82,13 @@ class EpochTotals:
     def clear(self) -> None:
         """Start again from zero, in the same tensors."""
         self.sums = {name: v.zero_() if isinstance(v, Tensor) else 0.0 for name, v in self.sums.items()}
-        self.number_of_data = 0
+        self.rows = 0
 
     def mean(self) -> dict[str, float]:
         """Means in nats per datum, and ``elbo`` = reconstruction - kl if the objective has both."""
-        mean = {name: float(value) / self.number_of_data for name, value in self.sums.items()}
+        sums = {name: float(value) for name, value in self.sums.items()}
+        count = sums.pop(self.WEIGHTS, self.rows)
+        mean = {name: value / count for name, value in sums.items()}
         elbo = {"elbo": mean["reconstruction"] - mean["kl"]} if {"reconstruction", "kl"} <= mean.keys() else {}
         return {"loss": mean.pop("loss"), **elbo, **mean}
 
@@ -83,25 +100,25 @@ class Gradients:
         self.vae, self.objective, self.parameters, self.transform = vae, objective, parameters, transform
         self.checked = False
 
-    def terms(self, *batch: Tensor) -> dict[str, Tensor]:
-        """The terms for a batch before the transform."""
-        return self.objective.all_terms(self.vae.model, self.vae.guide, *transformed(self.transform, batch))
+    def measure(self, *batch: Tensor) -> Measured:
+        """The terms for a batch before the transform, and the number of data that they are sums over."""
+        return self.objective.measure(self.vae.model, self.vae.guide, *transformed(self.transform, batch))
 
-    def __call__(self, *batch: Tensor) -> dict[str, Tensor]:
+    def __call__(self, *batch: Tensor) -> Measured:
         # Pyro's own checks cost as much as its traces: they are made in the first step only.
         with nullcontext() if self.checked else pyro.validation_enabled(True):
-            terms = self.terms(*batch)
+            terms, number_of_data = self.measure(*batch)
         self.checked = True
         for parameter in self.parameters:
             parameter.grad = None
-        (terms["loss"] / batch[0].shape[0]).backward()
-        return terms
+        (terms["loss"] / number_of_data).backward()
+        return terms, number_of_data
 
 
 class Step:
     """One step of training, and the totals of the steps since ``clear``.
 
-    :param gradients: returns the terms for a batch, and puts the gradients into the parameters.
+    :param gradients: returns what :class:`Gradients` does, and puts the gradients into the parameters.
     :param source: gives the batch of a key.
     :param optimizer: moves the parameters.
     :param clip_norm: greatest norm of all gradients together.
@@ -110,7 +127,7 @@ class Step:
 
     def __init__(
         self,
-        gradients: Callable[..., dict[str, Tensor]],
+        gradients: Callable[..., Measured],
         source: Source,
         optimizer: Optimizer,
         clip_norm: float | None = None,
@@ -128,12 +145,14 @@ class Step:
         self.steps += 1
         batch = self.source.batch(*key)
         # On a CPU a value is read faster than an operator runs.
-        terms = {name: value.item() for name, value in self.gradients(*batch).items()}
+        measured, number_of_data = self.gradients(*batch)
+        terms = {name: value.item() for name, value in measured.items()}
         if not math.isfinite(terms["loss"]):
             raise NotFiniteError(self.steps, transformed(self.source.transform, batch))
         self._move()
-        self.totals.add(terms)
-        self.totals.number_of_data += batch[0].shape[0]
+        rows = batch[0].shape[0]
+        self.totals.add(terms, number_of_data, rows)
+        self.totals.rows += rows
 
     def _move(self) -> None:
         if self.clip_norm is not None:
@@ -171,12 +190,13 @@ class DeviceStep(Step):
 
     def launch(self, *key: Tensor) -> None:
         """The part of a step that runs on the device."""
-        terms = self.gradients(*self.source.batch(*key))
+        batch = self.source.batch(*key)
+        terms, number_of_data = self.gradients(*batch)
         self.finite.mul_(torch.isfinite(terms["loss"].detach()))
         self.good.add_(self.finite)
         self.not_finite.copy_(1 - self.finite)
         self._move()
-        self.totals.add(terms)
+        self.totals.add(terms, number_of_data, batch[0].shape[0])
 
     def __call__(self, *key: Tensor) -> None:
         self.launch(*key)
@@ -185,7 +205,7 @@ class DeviceStep(Step):
     def count(self, *key: Tensor) -> None:
         """The part of a step that runs in Python."""
         self.steps += 1
-        self.totals.number_of_data += key[0].shape[0]
+        self.totals.rows += key[0].shape[0]
         self.keys.append(key)
         self.bytes_kept += sum(t.nbytes for t in key)
         if len(self.keys) == CHECK_EVERY or self.bytes_kept > MAX_BYTES_KEPT:

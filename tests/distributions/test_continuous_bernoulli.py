@@ -2,6 +2,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppvae.distributions.continuous_bernoulli import ContinuousBernoulli
@@ -49,6 +50,50 @@ def test_the_gradient_is_x_minus_the_mean(dtype, tolerance):
     ContinuousBernoulli(h).log_prob(torch.tensor(0.25, dtype=dtype)).sum().backward()
     want = [0.25 - float(exact_mean(float(value))) for value in h.detach()]
     assert np.allclose(h.grad, want, atol=tolerance, rtol=0)
+
+
+GRID = [sign * 10.0**k for k in (-30, -8, -4, -1, 0, 1, 2, 3, 4, 6, 8, 12, 30) for sign in (1, -1)]
+
+
+@pytest.mark.parametrize(("dtype", "eps"), [(torch.float64, 2.3e-16), (torch.float32, 1.2e-7)])
+@pytest.mark.parametrize("h", GRID)
+def test_logits_of_any_size_keep_their_digits(h, dtype, eps):
+    """Also at the end that the law prefers, where log p is log |h| and all else is small."""
+    logits = torch.tensor(h, dtype=dtype, requires_grad=True)
+    law = ContinuousBernoulli(logits, validate_args=True)
+    exact_h = mp.mpf(logits.item())
+    with mp.workdps(80):
+        # For large |h| expm1 leaves nothing but its larger term.
+        log_c = mp.log(mp.expm1(-abs(exact_h)) / -abs(exact_h))
+        mean = 1 / -mp.expm1(-exact_h) - 1 / exact_h if abs(exact_h) < 1e3 else (exact_h > 0) - 1 / exact_h
+        for x in (0.0, 1e-10, 0.25, 0.7, 1.0):
+            x = torch.tensor(x, dtype=dtype)
+            log_p = law.log_prob(x)
+            (slope,) = torch.autograd.grad(log_p, logits)
+            largest = exact_h * (x.item() - (h > 0))
+            assert log_p.item() == pytest.approx(
+                float(largest - log_c), abs=4 * eps * float(1 + abs(largest) + abs(log_c))
+            )
+            exact_slope = x.item() - mean
+            assert slope.item() == pytest.approx(
+                float(exact_slope), abs=4 * eps * float(abs(x.item() - (h > 0)) + 1 / (1 + abs(exact_h)))
+            )
+        nearest = mean if h < 0 else 1 - mean
+        if h < 0:
+            assert law.mean.item() == pytest.approx(float(mean), rel=8 * eps)
+        assert law.mean.item() == pytest.approx(float(mean), abs=eps)
+        entropy = log_c + abs(exact_h) * nearest
+        assert law.entropy().item() == pytest.approx(float(entropy), abs=8 * eps * float(1 + abs(log_c)))
+    for value in (law.mean, law.variance, law.entropy()):
+        assert torch.autograd.grad(value, logits)[0].isfinite()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_draws_near_0_are_exponential(dtype):
+    """They are as small as 1 / |h|, and not rounded to the spacing of the numbers near 1."""
+    torch.manual_seed(0)
+    x = ContinuousBernoulli(torch.tensor(-1e10, dtype=dtype)).sample((4000,))
+    assert kstest(x.double().numpy() * 1e10, "expon").pvalue > 0.001
 
 
 def test_mass_is_one():

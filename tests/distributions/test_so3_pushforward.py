@@ -66,11 +66,11 @@ def exact_kl(scale):
     return float(mpmath.quad(integrand, [0, largest / 20, largest / 4, largest]))
 
 
-@pytest.mark.parametrize("scale, error", [(1e-3, 1e-9), (0.1, 1e-9), (0.5, 1e-9), (1, 1e-9), (3, 1e-9), (15, 1e-3)])
-def test_mass_is_one(scale, error):
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 0.5, 1, 3, 10.9, 11.1, 15, 40, 1e3, 1e6])
+def test_mass_is_one(scale):
     """With k = 0 alone it is .98 at scale 1 and .22 at 3; clamps of 1e-3 leave .9945 at 3 and .9933 at 6."""
     law = SO3Normal(rotations(1)[0], torch.full((3,), scale, dtype=F64))
-    assert abs(isotropic_mass(law, scale) - 1) < error
+    assert abs(isotropic_mass(law, scale) - 1) < 1e-9
 
 
 @pytest.mark.parametrize("scale, mass", [(1.0, 0.9803), (3.0, 0.222)])
@@ -113,7 +113,7 @@ def test_convention_at_the_mode():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-@pytest.mark.parametrize("scale", [1e-4, 1e-2, 1.0, 15.0, 1e3])
+@pytest.mark.parametrize("scale", [1e-4, 1e-2, 1.0, 15.0, 1e3, 1e15])
 @pytest.mark.parametrize("theta", [0.0, 1e-20, 1e-8, 1e-5, 1.0, math.pi - 1e-7, math.pi])
 def test_values_and_gradients_are_finite_at_every_angle(theta, scale, dtype):
     v = (theta * torch.eye(3, dtype=dtype)).requires_grad_()

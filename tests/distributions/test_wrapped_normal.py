@@ -27,7 +27,7 @@ def normalised(x):
     return x / x.norm(dim=-1, keepdim=True)
 
 
-@pytest.mark.parametrize("sigma", [1e-3, 0.1, 1.0, 4.0, 15.0])
+@pytest.mark.parametrize("sigma", [1e-3, 0.1, 1.0, 4.0, 15.0, 40.0])
 def test_density_on_the_circle_is_the_theta_function(sigma):
     t = torch.tensor([0.0, 1e-3, 0.5, 2.0, 3.0, math.pi, -1.0], dtype=F64)
     law = WrappedNormal(Circle(), circle.exp(torch.tensor(0.7, dtype=F64)), torch.tensor([sigma], dtype=F64))
@@ -55,6 +55,22 @@ def test_mass_on_spheres(m, sigma):
     alone = WrappedNormal(Sphere(), e[0], torch.full((m - 1,), sigma, dtype=F64), num_wraps=0)
     mass = (w * (log_area + (m - 2) * theta.sin().log() + alone.log_prob(z)).exp()).sum().item()
     assert mass == pytest.approx(stats.chi(m - 1).cdf(math.pi / sigma), abs=1e-8)
+
+
+@pytest.mark.parametrize("m", [2, 3, 4, 5, 16, 17, 64])
+@pytest.mark.parametrize("sigma", [0.5, 5.0, 12.0, 30.0, 90.0, 1e3, 1e6])
+def test_no_mass_is_lost_at_any_scale(m, sigma):
+    """The 16 turns about 0 that were summed before lose 0.16 of it at m = 3, sigma = 52, and all at m = 64."""
+    x, w = np.polynomial.legendre.leggauss(600)
+    theta, w = torch.tensor(math.pi * (x + 1) / 2), torch.tensor(w * math.pi / 2)
+    e = torch.eye(m, dtype=F64)
+    z = theta.cos().unsqueeze(-1) * e[0] + theta.sin().unsqueeze(-1) * e[1]
+    log_q = WrappedNormal(Sphere(), e[0], torch.full((m - 1,), sigma, dtype=F64)).log_prob(z)
+    log_area = math.log(2) + (m - 1) / 2 * math.log(math.pi) - math.lgamma((m - 1) / 2)
+    density = (log_area + (m - 2) * theta.sin().log() + log_q).exp()
+    assert (w * density).sum().item() == pytest.approx(1, abs=1e-10)
+    if sigma >= 1e3:  # the angle is uniform there
+        assert torch.allclose(density, torch.full_like(density, 1 / math.pi), rtol=1e-5)
 
 
 def test_mass_of_unequal_scales_on_the_sphere():
@@ -91,9 +107,22 @@ def test_circular_moments():
     assert (z.mean(0) - math.exp(-0.72) * law.loc).abs().max() < 5 * z.std(0).max() / math.sqrt(20000)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("sigma", [1.0, 30.0, 1e3, 1e6])
+@pytest.mark.parametrize("m", [2, 3, 17])
+def test_draws_are_on_the_sphere_at_any_scale(m, sigma, dtype):
+    torch.manual_seed(0)
+    law = WrappedNormal(Sphere(), unit(m).to(dtype), torch.full((m - 1,), sigma, dtype=dtype), validate_args=False)
+    z = law.sample((2000,))
+    assert Sphere.support.check(z).all()
+    assert ((z.norm(dim=-1) - 1).abs() < 4 * torch.finfo(dtype).eps).all()
+    if sigma > 1:  # |v| is spread over many turns, and the angle is uniform
+        assert stats.kstest(Sphere().dist(z, law.loc) / math.pi, "uniform").pvalue > 0.001
+
+
 @pytest.mark.parametrize("m", [3, 8, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-@pytest.mark.parametrize("sigma", [1e-3, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("sigma", [1e-3, 0.1, 1.0, 10.0, 1e3, 1e15])
 def test_values_and_gradients_are_finite_at_the_poles(m, dtype, sigma):
     loc = unit(m).to(dtype)
     side = normalised(unit(m, seed=1).to(dtype) - (unit(m, seed=1).to(dtype) @ loc) * loc)
@@ -204,6 +233,31 @@ def test_a_prior_of_many_dimensions_reaches_as_far_as_it_should(dtype):
     r = to_origin(z).norm(dim=-1).double().numpy() / 3
     assert stats.kstest(r, stats.chi(50).cdf).pvalue > 0.001 and r.max() > 6
     assert law.log_prob(z).isfinite().all()
+
+
+def test_draws_reach_to_the_end_of_the_coordinates():
+    """In 18 dimensions at scale 10 the radius is 42 at the median: squared coordinates overflow beyond 44."""
+    torch.manual_seed(0)
+    scale = torch.full((18,), 10.0).requires_grad_()
+    law = WrappedNormal(Hyperboloid(), from_origin(torch.zeros(18)), scale, validate_args=True)
+    z = law.rsample((20000,))
+    assert hyperboloid.check(z).all()
+    assert stats.kstest((to_origin(z).norm(dim=-1) / 10).detach(), stats.chi(18).cdf).pvalue > 0.001
+    own, again = law.log_prob(z), law.log_prob(z.detach().clone())
+    assert torch.allclose(own, again, rtol=1e-4)
+    for value in (z.sum(dtype=F64), own.sum(), again.sum()):
+        assert torch.autograd.grad(value, scale, retain_graph=True)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype, end", [(torch.float32, 88), (F64, 709)])
+def test_a_law_whose_draws_overflow_is_refused(dtype, end):
+    origin = from_origin(torch.zeros(40, dtype=dtype))
+    WrappedNormal(Hyperboloid(), origin, torch.full((40,), end / 12, dtype=dtype), validate_args=True)
+    with pytest.raises(ValueError, match=f"within {end} of the origin"):
+        WrappedNormal(Hyperboloid(), origin, torch.full((40,), end / 8, dtype=dtype), validate_args=True)
+    far = from_origin(torch.eye(40, dtype=dtype)[0] * 0.9 * end)
+    with pytest.raises(ValueError, match="smaller scales"):
+        WrappedNormal(Hyperboloid(), far, torch.full((40,), end / 50, dtype=dtype), validate_args=True)
 
 
 @pytest.mark.parametrize("seen_by", ["training", "evaluation"])

@@ -96,8 +96,42 @@ def test_exponential_and_logarithm_are_inverse(metric):
     manifold = RiemannianManifold(metric, segments=32)
     x, y = 0.5 * X + UP, 0.5 * Y + UP
     u = manifold.logmap(x, y)
-    assert torch.allclose(manifold.expmap(x, u), y, atol=1e-5)
-    assert torch.allclose(manifold.norm(x, u), manifold.dist(x, y), atol=1e-4)
+    assert torch.allclose(manifold.expmap(x, u), y, atol=1e-6)
+    assert torch.allclose(manifold.norm(x, u), manifold.dist(x, y), atol=1e-6)
+
+
+def poincare(z):
+    return (2 / (1 - (z * z).sum(-1)))[..., None, None] ** 2 * torch.eye(z.shape[-1], dtype=z.dtype)
+
+
+def moebius_sum(x, y):
+    xy, x2, y2 = ((a * b).sum(-1, keepdim=True) for a, b in ((x, y), (x, x), (y, y)))
+    return ((1 + 2 * xy + y2) * x + (1 - x2) * y) / (1 + 2 * xy + x2 * y2)
+
+
+@pytest.mark.parametrize(
+    "dtype, dist, log, exp, point, velocity",
+    [(torch.float64, 1e-9, 1e-6, 1e-6, 3e-6, 3e-4), (torch.float32, 5e-6, 1e-3, 5e-6, 1e-3, 1e-1)],
+)
+def test_the_poincare_disc_by_default_options(dtype, dist, log, exp, point, velocity):
+    """The table of the docstring, at points within 0.7 of the centre, against the closed forms."""
+    turns, radii = 2 * math.pi * uniform(2, 100, 1), 0.7 * uniform(2, 100, 1, seed=1).sqrt()
+    x, y = (radii * torch.cat([turns.cos(), turns.sin()], -1)).to(dtype)
+    X, Y = x.double(), y.double()
+    m = moebius_sum(-X, Y)
+    unit, at_x, at_y = m / m.norm(dim=-1, keepdim=True), 2 / (1 - X.square().sum(-1)), 2 / (1 - Y.square().sum(-1))
+    d = 2 * torch.atanh(m.norm(dim=-1))
+    u = (d / at_x).unsqueeze(-1) * unit
+    manifold = RiemannianManifold(poincare)
+    g = manifold.geodesic(x, y)
+    assert 2.5 < d.max() < 3.2
+    assert (g.length - d).abs().max() < dist
+    assert (at_x * (manifold.logmap(x, y) - u).norm(dim=-1)).max() < log
+    assert (at_y * (manifold.expmap(x, u.to(dtype)) - Y).norm(dim=-1)).max() < exp
+    assert (at_x * (g.velocity(0.0) - u).norm(dim=-1)).max() < velocity
+    for t in (0.1, 0.3, 0.5, 0.8):
+        z = moebius_sum(X, (t * d / 2).tanh().unsqueeze(-1) * unit)
+        assert (2 / (1 - z.square().sum(-1)) * (g(t) - z).norm(dim=-1)).max() < point
 
 
 def test_a_geodesic_by_integration_has_fourth_order():

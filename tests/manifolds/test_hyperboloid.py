@@ -1,5 +1,7 @@
 """Hyperbolic space against mpmath, geoopt and numerical Jacobians."""
 
+import math
+
 import geoopt
 import mpmath
 import pytest
@@ -115,10 +117,89 @@ def test_distance_between_the_same_points_in_either_dtype(r):
     assert (Hyperboloid().dist(x, x) < 20 * torch.finfo(torch.float32).eps * x[..., 0]).all()
 
 
-def test_distance_does_not_end():
-    far = from_origin(torch.tensor([[40.0, 0.0], [-40.0, 0.0]]))
-    origin = from_origin(torch.zeros(2))
-    torch.testing.assert_close(Hyperboloid().dist(origin, far), torch.tensor([40.0, 40.0]))
+def exact_displacement(x, y):
+    """v with exp_x(v) = y in the frame of x, ``|v|``, and the gradients of ``|v|`` by x and y without their first."""
+    with mpmath.workdps(700):
+        p, q = ([mpmath.mpf(a) for a in point[1:].tolist()] for point in (x, y))
+        x1, y1 = (mpmath.sqrt(1 + mpmath.fsum(a * a for a in point)) for point in (p, q))
+        pq = mpmath.fsum(a * b for a, b in zip(p, q, strict=True))
+        sinh = [b + (pq / (1 + x1) - y1) * a for a, b in zip(p, q, strict=True)]
+        n = mpmath.sqrt(mpmath.fsum(s * s for s in sinh))
+        d = mpmath.asinh(n)
+        by_x = [(y1 / x1 * a - b) / n for a, b in zip(p, q, strict=True)]
+        by_y = [(x1 / y1 * b - a) / n for a, b in zip(p, q, strict=True)]
+        v = [s / n * d for s in sinh]
+        return [torch.tensor([float(a) for a in values], dtype=F64) for values in (v, [d], by_x, by_y)]
+
+
+FAR = [(torch.float32, r) for r in (3.0, 16.0, 25.0, 40.0, 85.0)] + [(F64, r) for r in (3.0, 36.0, 190.0, 350.0, 700.0)]
+
+
+@pytest.mark.parametrize("dtype, r", FAR)
+def test_displacements_and_their_gradients_as_far_as_the_coordinates_reach(dtype, r):
+    """The points are those of the dtype, to the last bit; the textbook form ends at 22 in float32, 177 in float64."""
+    eps, ours = torch.finfo(dtype).eps, Hyperboloid()
+    u, o = normalize(vectors(3, seed=1), dim=-1), normalize(vectors(3, seed=2), dim=-1)
+    x = from_origin(r * u).to(dtype)
+    others = {
+        "a few units aside": x * (1 + eps * torch.tensor([0, 3, -2, 5], dtype=dtype)),
+        "across": from_origin(r * o).to(dtype),
+        "opposite": x * torch.tensor([1, -1, -1, -1], dtype=dtype),
+        "near the origin": from_origin(0.3 * o).to(dtype),
+        "the origin": from_origin(0 * o).to(dtype),
+    }
+    for where, y in others.items():
+        for a, b in ((x, y), (y, x)):
+            v, d, by_a, by_b = exact_displacement(a, b)
+            p, q = a[1:].clone().requires_grad_(), b[1:].clone().requires_grad_()
+            dist = ours.dist(torch.cat([a[:1], p]), torch.cat([b[:1], q]))
+            assert dist.item() == pytest.approx(d.item(), rel=20 * eps), where
+            assert ((to_frame(a, b).double() - v).abs() < 20 * eps * d).all(), where
+            for got, exact in zip(torch.autograd.grad(dist, (p, q)), (by_a, by_b), strict=True):
+                assert ((got.double() - exact).abs() <= 20 * eps * exact.abs().max()).all(), where
+
+
+@pytest.mark.parametrize("dtype, r", FAR)
+def test_neighbours_far_out_are_finite(dtype, r):
+    """Rounding decides what their distance is, beyond 16 and 36."""
+    x = from_origin(r * normalize(vectors(50, 3), dim=-1)).to(dtype).requires_grad_()
+    v = (0.3 * vectors(50, 3, seed=1)).to(dtype).requires_grad_()
+    y = boost(x, v)
+    assert hyperboloid.check(y).all()
+    v_again, dist = to_frame(x, y), Hyperboloid().dist(x, y)
+    values = {"y": y, "v": v_again, "d": dist, "d(x, x)": Hyperboloid().dist(x, x), "v(x, x)": to_frame(x, x)}
+    if r <= (40 if dtype == torch.float32 else 350):  # an ambient tangent vector is |v| times as long as x
+        values["log"] = Hyperboloid().logmap(x, y)
+    for name, value in values.items():
+        assert value.isfinite().all(), name
+        for gradient in torch.autograd.grad(value.sum(), (x, v), retain_graph=True, allow_unused=True):
+            assert gradient is None or gradient.isfinite().all(), name
+    resolution = torch.finfo(dtype).eps * math.exp(r)
+    if resolution < 0.01:
+        assert ((v_again - v).norm(dim=-1) < 40 * resolution).all()
+        assert ((dist - v.norm(dim=-1)).abs() < 40 * resolution).all()
+
+
+@pytest.mark.parametrize("dtype, r", [(torch.float32, 8.0), (torch.float32, 14.0), (F64, 16.0), (F64, 34.0)])
+def test_a_boost_comes_back_from_far_out(dtype, r):
+    """The rounding of v is worth e^r units across it; the boost itself would lose e^{2r} along it."""
+    x = from_origin((r * normalize(vectors(50, 3, seed=1), dim=-1)).to(dtype))
+    v = to_origin(x)
+    back = to_origin(boost(x, -0.99 * v))
+    assert ((back - 0.01 * v).norm(dim=-1) < 40 * torch.finfo(dtype).eps * math.exp(r)).all()
+
+
+@pytest.mark.parametrize("dtype, r", [(torch.float32, 3.0), (torch.float32, 8.0), (F64, 15.0), (F64, 25.0)])
+def test_ambient_tangent_vectors_lose_no_more_than_they_must(dtype, r):
+    ours, eps = Hyperboloid(), torch.finfo(dtype).eps
+    x = from_origin(r * normalize(vectors(50, 3), dim=-1)).to(dtype)
+    v = vectors(50, 3, seed=1).to(dtype)
+    u, unit = frame(x, v), eps * math.exp(r)
+    assert ((to_frame(x, ours.expmap(x, u)) - v).norm(dim=-1) < 100 * unit).all()
+    assert ((ours.logmap(x, boost(x, v)) - u).norm(dim=-1) < 100 * unit * x[..., 0]).all()
+    exact = 2 * log_sinhc(v.square().sum(-1))
+    assert ((ours.logvolume(x, u) - exact).abs() < 100 * unit).all()
+    assert ((ours.proju(x, u) - u).norm(dim=-1) < 100 * eps * math.exp(2 * r) * u.norm(dim=-1)).all()
 
 
 def test_a_boost_keeps_distances():

@@ -1,6 +1,7 @@
 """Two processes on one VAE: equal parameters, the law of one process's run, files from the first alone."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from ppvae.turns import Session
 ROOT = Path(__file__).parents[2]
 
 RUN = """
-import json, os, sys
+import json, os, runpy, sys
 import numpy as np, torch
 import torch.distributed as dist
 import ppvae
@@ -48,6 +49,14 @@ stopped = ppvae.fit(make(), x, callbacks=[lambda fit: setattr(fit, 'stopped', 'e
 mapped = make()
 ppvae.fit(mapped, np.load(f'{folder}/x.npy', mmap_mode='r'), **{**options, 'progress': False})
 
+scaled = {}
+scales = runpy.run_path('tests/train/test_scales.py')
+for scaling in scales['SCALINGS']:
+    pair = scales['Pair'](scaling)
+    scales['fit'](pair, batch_size=10, optimizer=lambda p: torch.optim.SGD(p, 0.1))
+    still = scales['fit'](scales['Pair'](scaling), batch_size=5, validation=scales['X'], optimizer=scales['still'])
+    scaled[scaling] = [pair.mean.tolist(), still.history['reconstruction'], still.history['valid_reconstruction']]
+
 errors = []
 loaded = torch.utils.data.TensorDataset(torch.as_tensor(x))
 for data, more in ((x[:21], {}), (loaded, {}), (x, {'compile': 'inductor'})):
@@ -59,7 +68,7 @@ for data, more in ((x[:21], {}), (loaded, {}), (x, {'compile': 'inductor'})):
 report = {
     'weights': [p.tolist() for p in vae.state_dict().values()],
     'mapped': [p.tolist() for p in mapped.state_dict().values()],
-    'history': fit.history, 'again': again.history['loss'], 'seen': seen, 'stopped': stopped, 'errors': errors,
+    'scaled': scaled, 'history': fit.history, 'again': again.history['loss'], 'seen': seen, 'stopped': stopped, 'errors': errors,
 }
 sys.stderr.close()
 json.dump(report, open(f'{folder}/{rank}.json', 'w'))
@@ -112,6 +121,16 @@ class TestTwoProcesses:
     def test_arrays_on_a_disk_are_shared_as_those_in_memory(self, reports):
         _, (first, second), _ = reports
         assert first["mapped"] == second["mapped"] == first["weights"]
+
+    def test_under_plate_scales_history_and_steps_are_per_datum(self, reports):
+        _, found, _ = reports
+        names = runpy.run_path(str(ROOT / "tests" / "train" / "test_scales.py"))
+        for report in found:
+            for scaling, (mean, *histories) in report["scaled"].items():
+                want = names["average"](scaling, names["X"].astype(np.float64))
+                assert mean == pytest.approx(want * (1 - 0.9**3), rel=1e-5), scaling
+                for history in histories:
+                    assert history == pytest.approx([names["exact"](scaling)] * 3, rel=1e-5), scaling
 
     def test_the_first_process_alone_shows_progress_and_calls_back(self, reports):
         _, (first, second), (shown, nothing) = reports

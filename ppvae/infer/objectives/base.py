@@ -26,7 +26,18 @@ from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 from torch.distributions.kl import kl_divergence
 
-from ppvae.infer.sites import Needs, Site, check_pair, latents, log_prob, number_of_data, observations, same_scale
+from ppvae.infer.sites import (
+    Needs,
+    Site,
+    check_densities,
+    check_pair,
+    is_deterministic,
+    latents,
+    log_prob,
+    number_of_data,
+    observations,
+    same_scale,
+)
 
 
 class TensorELBO(PyroELBO):
@@ -69,6 +80,8 @@ class TensorELBO(PyroELBO):
                 trace.compute_log_prob()
                 for site in (*latents(trace), *observations(trace)):
                     check_site_shape(site, self.max_plate_nesting)
+        else:
+            check_densities(model_trace, guide_trace, self.needs)
         if torch.is_grad_enabled():
             for site in latents(guide_trace):
                 if not site["fn"].has_rsample and site["infer"].get("_enumerate_dim") is None:
@@ -147,7 +160,8 @@ def kl_terms(
             continue
         p: Site = model_trace.nodes[name]
         try:
-            if not (same_order and same_scale(p["scale"], q["scale"]) and p["mask"] is q["mask"]):
+            closed = same_order and same_scale(p["scale"], q["scale"]) and p["mask"] is q["mask"]
+            if not closed or is_deterministic(q["fn"]):  # Pyro's form for Delta leaves its log_density out
                 raise NotImplementedError
             terms[name] = scale_and_mask(kl_divergence(q["fn"], p["fn"]), q["scale"], q["mask"])
         except NotImplementedError:  # what torch raises if no closed form is registered

@@ -5,9 +5,18 @@ r"""Divergences D(p, q) between two laws, from a sample of each: none needs a de
     \mathrm{energy} &= 2 E |z - w| - E |z - z'| - E |w - w'|, \\
     \mathrm{SW}_2^2 &= E_\theta W_2^2(\theta \cdot z, \theta \cdot w), \qquad \theta \sim \mathrm{Uniform}(S^{d-1})
 
-with :math:`z, z' \sim p` and :math:`w, w' \sim q` independent. Points are compared in the coordinates of the space
-around the manifold, which is the chordal distance on a sphere or a torus and the Frobenius distance on SO(3), or by
-``distance``, e.g. ``Sphere().dist`` for the geodesic one.
+with :math:`z, z' \sim p` and :math:`w, w' \sim q` independent. By default points are compared by the Euclidean distance
+of their coordinates, which is the chordal distance on a sphere or a torus and the Frobenius distance on SO(3). The
+argument ``distance`` compares them by another one, e.g. ``Sphere().dist``, the geodesic distance in radians.
+
+An MMD and an energy distance are never negative only if the distance d is of negative type,
+
+.. math::
+    \sum_{ij} c_i c_j \, d(x_i, x_j) \le 0 \qquad \text{for all points } x_i \text{ and all } c_i
+    \text{ with } \textstyle\sum_i c_i = 0,
+
+which is to say that :math:`e^{-d / s}` is positive definite for every s > 0 (Schoenberg). Euclidean distances are. Of
+geodesic distances only few are, and :data:`NEGATIVE_TYPE` says which.
 
 The sums over pairs run in blocks that the backward pass computes anew, so memory is linear in the sizes of the samples.
 
@@ -19,16 +28,23 @@ References:
         https://doi.org/10.1016/j.jspi.2013.03.018
     [4] Sliced and Radon Wasserstein Barycenters of Measures (Bonneel et al., 2015)
         https://doi.org/10.1007/s10851-014-0506-3
-    [5] Geodesic Exponential Kernels: When Curvature and Linearity Conflict (Feragen et al., 2015)
+    [5] Geodesic Exponential Kernels: When Curvature and Linearity Conflict (Feragen, Lauze and Hauberg, 2015)
         https://arxiv.org/abs/1411.0296
     [6] Wasserstein Auto-Encoders (Tolstikhin et al., 2018), https://arxiv.org/abs/1711.01558
     [7] Strong negative type in spheres (Lyons, 2020), https://arxiv.org/abs/1905.02863
+    [8] Manifold indexed fractional fields (Istas, 2012), https://doi.org/10.1051/ps/2011106
+    [9] Crofton formulae and geodesic distance in hyperbolic spaces (Robertson, 1998), Journal of Lie Theory 8, 163-172
+    [10] On the existence of fractional Brownian fields indexed by manifolds with closed geodesics (Venet, 2016)
+        https://arxiv.org/abs/1612.05984
+    [11] Nonexistence of fractional Brownian fields indexed by cylinders (Venet, 2016)
+        https://arxiv.org/abs/1612.05983
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Size, Tensor
@@ -36,6 +52,20 @@ from torch.distributions import constraints
 from torch.utils.checkpoint import checkpoint
 
 from ppvae.distributions.base import base_support
+from ppvae.manifolds import (
+    SO3,
+    Angle,
+    Box,
+    Circle,
+    Euclidean,
+    Hyperboloid,
+    Power,
+    Product,
+    Quotient,
+    RiemannianManifold,
+    Sphere,
+    Torus,
+)
 
 #: D(p, q) from samples p of shape (n, *event) and q of shape (m, *event): a scalar.
 Divergence = Callable[[Tensor, Tensor], Tensor]
@@ -44,17 +74,39 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 #: k as a function of the distances d, of any shape, between points of the given number of coordinates.
 Kernel = Callable[[Tensor, int], Tensor]
 
-#: Numbers that one block of pairs holds, 64 MiB in float32. glibc gives such blocks back to the system when they are
-#: freed; of smaller ones it keeps gigabytes between the objects that outlive them.
+#: How many numbers one block of pairs holds: 64 MiB in float32. glibc returns blocks of this size to the system as soon
+#: as they are freed. Smaller ones it keeps, and gigabytes of them pile up between longer-lived objects.
 BLOCK = 2**24
+
+
+#: Whether the geodesic distance of a manifold is of negative type, and why. The sources are numbered as above.
+NEGATIVE_TYPE: dict[type, tuple[bool, str]] = {
+    Euclidean: (True, "it counts, up to a factor, the hyperplanes that separate two points [8]"),
+    Angle: (True, "it is the distance of the sphere S^1 [7, 8]"),
+    Circle: (True, "it is the sphere S^1 [7, 8]"),
+    Sphere: (True, "it counts, up to a factor, the great hyperspheres that separate two points [7, 8]"),
+    Hyperboloid: (True, "it counts, up to a factor, the hyperplanes that separate two points [8, 9]"),
+    SO3: (False, "SO(3) is the projective space RP^3, whose geodesic distance is not of negative type [9, 10]"),
+    Torus: (False, "the root of a sum of squared angles is not of negative type for two circles or more [11]"),
+    Box: (False, "a box with two glued sides or more is a flat torus [11]"),
+    Power: (False, "the root of a sum of squared distances is not of negative type for two circles or more [11]"),
+    Product: (False, "the root of a sum of squared distances is not of negative type for two circles or more [11]"),
+    Quotient: (False, "on projective spaces of dimension 2 or more it is not of negative type [9, 10]"),
+    RiemannianManifold: (False, "the distance of a metric that varies is not of negative type in general [5]"),
+}
 
 
 @dataclass(frozen=True)
 class SquaredExponential:
     """k = exp(-d^2 / c), a kernel for Euclidean and chordal distances.
 
-    :param scale: c, a squared length; the number of coordinates of a point where None. That is half the mean squared
-        distance of two draws of N(0, I); for unit vectors of any dimension this half is 1.
+    For the geodesic distance of a curved space it is not positive definite [5].
+
+    :param scale: c, a squared length. The default is the number of coordinates of a point, which is half the mean
+        squared distance of two draws of N(0, I); of two uniform draws on a sphere of any dimension that half is 1.
+
+    >>> SquaredExponential(2.0)(torch.tensor([0.0, 2.0]), 3)
+    tensor([1.0000, 0.1353])
     """
 
     scale: float | None = None
@@ -67,8 +119,11 @@ class SquaredExponential:
 class InverseMultiquadric:
     """k = sum_s C_s / (C_s + d^2) with C_s = 2 c s, a kernel with heavy tails for Euclidean and chordal distances [6].
 
-    :param scale: c, a squared length; the number of coordinates of a point where None.
+    :param scale: c, a squared length; by default the number of coordinates of a point.
     :param multiples: the values of s.
+
+    >>> InverseMultiquadric(2.0, multiples=(1.0,))(torch.tensor([0.0, 2.0]), 3)
+    tensor([1.0000, 0.5000])
     """
 
     scale: float | None = None
@@ -81,10 +136,12 @@ class InverseMultiquadric:
 
 @dataclass(frozen=True)
 class Laplace:
-    """k = exp(-d / sqrt(c)), a kernel for every distance of negative type: Euclidean, and geodesic on spheres and
-    hyperbolic space [5].
+    """k = exp(-d / sqrt(c)), a kernel for every distance of negative type (see :data:`NEGATIVE_TYPE`).
 
-    :param scale: c, a squared length; the number of coordinates of a point where None.
+    :param scale: c, a squared length; by default the number of coordinates of a point.
+
+    >>> Laplace(4.0)(torch.tensor([0.0, 2.0]), 3)
+    tensor([1.0000, 0.3679])
     """
 
     scale: float | None = None
@@ -112,29 +169,39 @@ def mmd(
     .. math::
         \mathrm{MMD}^2 = E k(z, z') + E k(w, w') - 2 E k(z, w)
 
-    Zero for equal laws alone, with each kernel of this module.
+    With each kernel of this module it is zero only for equal laws.
 
-    :param p: sample of shape (n, *event).
-    :param q: sample of shape (m, *event).
-    :param kernel: k; where None, :class:`SquaredExponential` for the Euclidean distance and :class:`Laplace` for
-        another.
-    :param distance: distance of points (..., \*event); Euclidean in their coordinates where None.
-    :param unbiased: the U-statistic, whose mean is the MMD² and which can be negative; else the V-statistic, never
-        negative, whose mean is above it by (E k(z, z) - E k(z, z')) / n and the like for q.
-    :param paired: whether points i of p and of q go together, say were drawn given one label, and are independent of
-        the others alone; the U-statistic then leaves these n pairs out of E k(z, w).
-    :raises ValueError: if the samples are not comparable or too small, or the kernel is none for this distance: on the
-        geodesic distance of a curved space a function of its square has no mean embedding, and the MMD² can be
-        negative [5].
+    :param p: sample of shape (n, \*event).
+    :param q: sample of shape (m, \*event).
+    :param kernel: k. The default is :class:`SquaredExponential` for the Euclidean distance and :class:`Laplace` for
+        any other.
+    :param distance: distance of points (..., \*event); by default the Euclidean one of their coordinates.
+    :param unbiased: whether to take the U-statistic, whose mean is the MMD² and which can be negative. The V-statistic
+        is at least 0 for a kernel that is positive definite; its mean exceeds the MMD² by
+        (E k(z, z) - E k(z, z')) / n and the like for q.
+    :param paired: whether point i of p and point i of q depend on each other, say because they were drawn given one
+        label. The U-statistic then leaves these n pairs out of E k(z, w).
+    :raises ValueError: if the samples are not comparable or too small, or if the kernel is not positive definite on
+        the manifold that ``distance`` belongs to.
+
+    A kernel of your own is not checked, nor is a ``distance`` that is not the method of a manifold in
+    :data:`NEGATIVE_TYPE`. If the kernel is not positive definite, the V-statistic can be negative, and such a value is
+    returned as it is.
 
     Source: Gretton et al. (2012), https://jmlr.org/papers/v13/gretton12a.html
+
+    >>> p, q = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [3.0]])
+    >>> f"{mmd(p, q, unbiased=False):.4f} {mmd(p, q):.4f}"
+    '1.1656 0.5334'
     """
     kernel = kernel or (SquaredExponential() if distance is None else Laplace())
     if distance is not None and isinstance(kernel, SquaredExponential | InverseMultiquadric):
         raise ValueError(
-            f"{type(kernel).__name__} is positive definite for Euclidean and chordal distances alone; leave distance "
-            "out for the chordal one, or take kernel=Laplace()"
+            f"kernel: {type(kernel).__name__} is positive definite for Euclidean and chordal distances alone, got "
+            "another distance; leave distance out for the chordal one, or take kernel=Laplace()"
         )
+    if isinstance(kernel, Laplace):
+        _check_negative_type(distance)
     coordinates = p[0].numel() if p.dim() and p.shape[0] else 0
     within_p, within_q, between = _pair_means(lambda d: kernel(d, coordinates), p, q, distance, unbiased, paired)
     return within_p + within_q - 2 * between
@@ -148,23 +215,42 @@ def energy_distance(
     .. math::
         D = 2 E |z - w| - E |z - z'| - E |w - w'|
 
-    Zero for equal laws alone where the distance is Euclidean, chordal, or hyperbolic. The geodesic distance of a
-    sphere does not see everything: as d(x, y) + d(x, -y) = pi, any two laws that are symmetric under z -> -z have D =
-    0 [7]. That of SO(3) is not of negative type, and D can be negative. Both are well served by the default.
+    It is zero only for equal laws where the distance is Euclidean, chordal or hyperbolic. The geodesic distance of a
+    sphere is blind to some differences: as d(x, y) + d(x, -y) = pi, any two laws that are symmetric under z -> -z have
+    D = 0 [7]. The chordal distance, which is the default, sees them.
 
-    The gradient of |z - w| at z = w is the subgradient 0, so that equal points do no harm.
+    The gradient of |z - w| at z = w is taken to be the subgradient 0, so that it is finite for equal points.
 
-    :param p: sample of shape (n, *event).
-    :param q: sample of shape (m, *event).
-    :param distance: distance of points (..., \*event); Euclidean in their coordinates where None.
-    :param unbiased: the U-statistic, whose mean is D and which can be negative; else the V-statistic, never negative.
-    :param paired: whether points i of p and of q go together, as in :func:`mmd`.
-    :raises ValueError: if the samples are not comparable or too small.
+    :param p: sample of shape (n, \*event).
+    :param q: sample of shape (m, \*event).
+    :param distance: distance of points (..., \*event); by default the Euclidean one of their coordinates. Of one that
+        is not the method of a manifold in :data:`NEGATIVE_TYPE` nothing is checked.
+    :param unbiased: whether to take the U-statistic, whose mean is D and which can be negative. The V-statistic is at
+        least 0 for a distance of negative type.
+    :param paired: whether point i of p and point i of q depend on each other, as in :func:`mmd`.
+    :raises ValueError: if the samples are not comparable or too small, or if ``distance`` is the geodesic one of a
+        manifold where it is not of negative type, so that D could be negative.
 
     Source: Bellemare et al. (2017), https://arxiv.org/abs/1705.10743
+
+    >>> p, q = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [3.0]])
+    >>> f"{energy_distance(p, q, unbiased=False):.4f} {energy_distance(p, q):.4f}"
+    '3.0000 2.0000'
     """
+    _check_negative_type(distance)
     within_p, within_q, between = _pair_means(lambda d: d, p, q, distance, unbiased, paired)
     return 2 * between - within_p - within_q
+
+
+def _check_negative_type(distance: Distance | None) -> None:
+    manifold: Any = getattr(distance, "__self__", None)
+    negative, why = next((row for kind, row in NEGATIVE_TYPE.items() if isinstance(manifold, kind)), (True, ""))
+    if not negative and not (isinstance(manifold, Torus) and manifold.n == 1):
+        raise ValueError(
+            f"distance: expected one of negative type, got the geodesic distance of {type(manifold).__name__}: {why}, "
+            "and the result could be negative. Leave distance out to compare points by the Euclidean distance of their "
+            "coordinates"
+        )
 
 
 def sliced_wasserstein(p: Tensor, q: Tensor, projections: int = 64) -> Tensor:
@@ -173,20 +259,26 @@ def sliced_wasserstein(p: Tensor, q: Tensor, projections: int = 64) -> Tensor:
     .. math::
         \mathrm{SW}_2^2 = E_\theta \frac1n \sum_i \left( (\theta \cdot z)_{(i)} - (\theta \cdot w)_{(i)} \right)^2
 
-    with order statistics (i). Its mean is positive for equal laws too, and falls with n. N(0, I) and N(m, I) on R^d
-    have
-    :math:`|m|^2 / d`.
+    with order statistics (i). Its mean is positive for equal laws too, and falls with n. For N(0, I) and N(m, I) on R^d
+    it tends to :math:`|m|^2 / d`.
 
-    :param p: sample of shape (n, *event).
-    :param q: sample of shape (n, *event).
-    :param projections: directions theta, drawn anew at every call; on a line there is nothing to draw.
+    :param p: sample of shape (n, \*event).
+    :param q: sample of shape (n, \*event).
+    :param projections: number of directions theta, which the global generator draws anew at every call. In one
+        dimension there is a single direction, and nothing is drawn.
     :raises ValueError: if the samples are not comparable or not equally large.
 
     Source: Bonneel, Rabin, Peyré and Pfister (2015), https://doi.org/10.1007/s10851-014-0506-3
+
+    >>> f"{sliced_wasserstein(torch.tensor([[0.0], [1.0]]), torch.tensor([[5.0], [2.0]])):.2f}"
+    '10.00'
     """
     _check(p, q, 1)
     if p.shape[0] != q.shape[0]:
-        raise ValueError(f"sliced_wasserstein: expected samples of equal size, got {p.shape[0]} and {q.shape[0]}")
+        raise ValueError(
+            f"sliced_wasserstein: expected samples of equal size, got {p.shape[0]} and {q.shape[0]}; take as many "
+            "points of both"
+        )
     if projections < 1:
         raise ValueError(f"projections: expected at least 1, got {projections}")
     z, w = p.reshape(p.shape[0], -1), q.reshape(q.shape[0], -1)
@@ -198,21 +290,29 @@ def sliced_wasserstein(p: Tensor, q: Tensor, projections: int = 64) -> Tensor:
 
 
 def names() -> list[str]:
-    """The names that :func:`find` knows."""
+    """The names that :func:`find` knows.
+
+    >>> names()
+    ['mmd', 'mmd-imq', 'energy', 'sliced-wasserstein']
+    """
     return ["mmd", "mmd-imq", "energy", "sliced-wasserstein"]
 
 
 def find(name: str, support: constraints.Constraint, event_shape: Size) -> Divergence:
-    """The divergence ``name`` between two samples, the points i of which belong to one datum.
+    """The divergence ``name`` between two samples, where point i of one and point i of the other belong to one datum.
 
-    The scale of a kernel is half the mean squared distance of two draws of the usual prior: the number of coordinates
-    on R^d with N(0, I), the number of unit vectors of a point with a uniform law (1 on a sphere, 3 on SO(3), n on
-    T^n).
+    The scale of a kernel is half the mean squared distance of two draws of the usual prior. That is the number of
+    coordinates on R^d with N(0, I), and the number of unit vectors of a point where the prior is uniform: 1 on a
+    sphere, 3 on SO(3), n on T^n.
 
     :param name: one of :func:`names`.
-    :param support: where the points lie.
+    :param support: the set in which the points lie.
     :param event_shape: shape of a point.
     :raises ValueError: if no divergence has this name.
+
+    >>> divergence = find("energy", constraints.real_vector, Size([1]))
+    >>> f"{divergence(torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [3.0]])):.2f}"
+    '2.00'
     """
     support = base_support(support)
     scale = max(1, (event_shape if support is constraints.real else event_shape[:-1]).numel())
@@ -223,19 +323,19 @@ def find(name: str, support: constraints.Constraint, event_shape: Size) -> Diver
         "sliced-wasserstein": sliced_wasserstein,
     }
     if name not in table:
-        raise ValueError(f"no divergence is named {name!r}; expected one of {', '.join(names())}")
+        raise ValueError(f"name: no divergence is named {name!r}; expected one of {', '.join(names())}")
     return table[name]
 
 
 def _pair_means(
     f: Callable[[Tensor], Tensor], p: Tensor, q: Tensor, distance: Distance | None, unbiased: bool, paired: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """E f(d(z, z')), E f(d(w, w')) and E f(d(z, w))."""
+    """Estimates of E f(d(z, z')), E f(d(w, w')) and E f(d(z, w))."""
     _check(p, q, 2 if unbiased else 1)
     if paired and not (unbiased and p.shape[0] == q.shape[0]):
         raise ValueError(
             f"paired: expected a U-statistic of samples of equal size, got unbiased={unbiased} and {p.shape[0]} and "
-            f"{q.shape[0]} points"
+            f"{q.shape[0]} points; leave paired out, or pass as many points of both laws and unbiased=True"
         )
 
     def mean(z: Tensor, w: Tensor, distinct: bool) -> Tensor:
@@ -257,7 +357,7 @@ def _pair_sum(f: Callable[[Tensor], Tensor], z: Tensor, w: Tensor, distance: Dis
         d = torch.cdist(z, w, compute_mode="donot_use_mm_for_euclid_dist")
         return f(d).sum()
 
-    numbers = 1 if distance is None else z[0].numel()  # a distance given holds the coordinates of all pairs
+    numbers = 1 if distance is None else z[0].numel()  # a distance of the user's holds the coordinates of all pairs
     side = max(1, int((BLOCK / numbers) ** 0.5))
     if z.shape[0] * w.shape[0] * numbers <= BLOCK:
         return block(z, w)
@@ -270,6 +370,9 @@ def _pair_sum(f: Callable[[Tensor], Tensor], z: Tensor, w: Tensor, distance: Dis
 
 
 def _check(p: Tensor, q: Tensor, least: int) -> None:
+    for name, sample in (("p", p), ("q", q)):
+        if not isinstance(sample, Tensor):
+            raise ValueError(f"{name}: expected a torch tensor, got {type(sample).__name__}; use torch.as_tensor")
     if p.dim() == 0 or p.shape[1:] != q.shape[1:] or p.dtype != q.dtype or not p.is_floating_point():
         raise ValueError(
             "expected two samples of points of one shape and one floating dtype, (n, *event) and (m, *event), got "

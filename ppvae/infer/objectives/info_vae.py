@@ -28,7 +28,7 @@ from torch import Tensor
 from ppvae.infer.handlers import PriorMessenger
 from ppvae.infer.objectives.base import TensorELBO, kl_terms, reconstruction_terms, sum_terms
 from ppvae.infer.objectives.divergences import find, names
-from ppvae.infer.sites import Needs, Site, is_deterministic, latents, number_of_data, observations, plates
+from ppvae.infer.sites import Needs, Site, latents, number_of_data, observations, plates
 
 
 class InfoVAE_ELBO(TensorELBO):
@@ -138,12 +138,6 @@ class InfoVAE_ELBO(TensorELBO):
             if unknown:
                 raise ValueError(f"divergences: expected names of latents, got {unknown}; the latents are {sites}")
             sites = [name for name in sites if name in self.divergences]
-        for name in sites:
-            if self.alpha < 1 and is_deterministic(guide_trace.nodes[name]["fn"]):
-                raise ValueError(
-                    f"site {name!r}: the KL of a deterministic encoder is infinite; expected alpha = 1, got "
-                    f"{self.alpha}"
-                )
         return sites
 
     def _divergence(self, p: Site, q: Site) -> Tensor:

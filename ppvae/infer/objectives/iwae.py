@@ -19,12 +19,11 @@ from ppvae.infer.sites import (
     Needs,
     Site,
     in_data_plate,
-    is_deterministic,
     latents,
-    no_density,
     observations,
+    outside_the_data_plate,
     per_datum,
-    same_scale,
+    several_scales,
 )
 
 
@@ -94,22 +93,15 @@ def _parts(
         densities = [torch.zeros(())]
         for site in sites:
             if not in_data_plate(site):
-                raise ValueError(
-                    f"site {site['name']!r}: expected every site in the data plate (dim -1), since an importance "
-                    "weight belongs to one datum; move the site into the plate, or train with ELBO"
-                )
+                raise ValueError(outside_the_data_plate(site["name"]))
             scales.append(site["scale"])
-            if not same_scale(site["scale"], scales[0]):
-                raise ValueError(
-                    f"site {site['name']!r}: expected one scale for all sites, got {site['scale']} and {scales[0]}; "
-                    "weight the latent terms with kl_weight, not with poutine.scale"
-                )
+            a, b = scales[-1], scales[0]
+            # Tensors are compared by check_pair, under validation: here that would wait for the device at every step.
+            if not isinstance(a, Tensor) and not isinstance(b, Tensor) and a != b:
+                raise ValueError(several_scales(site, b))
             densities.append(per_datum(trace, site, max_plate_nesting))
         return sum(densities[1:], densities[0])
 
-    for site in latents(guide_trace):
-        if is_deterministic(site["fn"]):
-            raise ValueError(no_density(site["name"]))
     log_likelihood = total(model_trace, observations(model_trace))
     log_q = total(guide_trace, [*latents(guide_trace), *observations(guide_trace)])
     log_p = total(model_trace, latents(model_trace))

@@ -69,15 +69,14 @@ class Regularized(TensorELBO):
         self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
     ) -> tuple[dict[str, Tensor], Tensor | float]:
         terms, number_of_data = self.objective.measure(model, guide, *args, **kwargs)
-        return self._with_penalties(terms, model, guide, *args), number_of_data
+        penalties = {name: penalty(model, guide, *args) for name, penalty in self.penalties.items()}
+        # A penalty sums over the rows. Under a plate scale each of them stands for several data, as in the loss.
+        scale = number_of_data / args[0].shape[0]
+        if isinstance(scale, Tensor) or scale != 1:
+            penalties = {name: value * scale for name, value in penalties.items()}
+        loss = terms["loss"] + sum(self.penalties[name].weight * value for name, value in penalties.items())
+        return {**terms, "loss": loss, **penalties}, number_of_data
 
     def all_terms(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The terms of the objective, and the penalties, for one batch of data."""
-        return self._with_penalties(self.objective.all_terms(model, guide, *args, **kwargs), model, guide, *args)
-
-    def _with_penalties(
-        self, terms: dict[str, Tensor], model: Callable, guide: Callable, *args: Any
-    ) -> dict[str, Tensor]:
-        values = {name: penalty(model, guide, *args) for name, penalty in self.penalties.items()}
-        loss = terms["loss"] + sum(self.penalties[name].weight * value for name, value in values.items())
-        return {**terms, "loss": loss, **values}
+        return self.measure(model, guide, *args, **kwargs)[0]

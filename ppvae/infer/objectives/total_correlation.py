@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from ppvae.infer.objectives.base import TensorELBO, reconstruction_terms
-from ppvae.infer.sites import Site, base_law, is_deterministic, latents, plates, same_scale
+from ppvae.infer.sites import Site, base_law, latents, plates, same_scale
 
 
 class TotalCorrelation_ELBO(TensorELBO):
@@ -140,8 +140,6 @@ class TotalCorrelation_ELBO(TensorELBO):
         why = None
         if q["name"] not in model_trace:
             why = "the guide alone has it, so q(z) is not known"
-        elif is_deterministic(q["fn"]):
-            why = "a deterministic encoder has no density"
         elif law.support is not None and law.support.is_discrete:
             why = f"its law {type(law).__name__} is discrete, and a sample of it has no gradient"
         elif [frame.dim for frame in frames] != [-1]:

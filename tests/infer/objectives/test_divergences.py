@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 import torch
 
+from ppvae import manifolds
 from ppvae.distributions import HypersphericalUniform, SO3Uniform
 from ppvae.infer import (
     InverseMultiquadric,
@@ -19,7 +20,23 @@ from ppvae.infer import (
     sliced_wasserstein,
 )
 from ppvae.infer.objectives import divergences
-from ppvae.manifolds import SO3, Sphere, Torus, sphere
+from ppvae.manifolds import (
+    SO3,
+    Angle,
+    Box,
+    Circle,
+    Euclidean,
+    Hyperboloid,
+    Power,
+    Product,
+    Quotient,
+    RiemannianManifold,
+    Sphere,
+    Torus,
+    quotient,
+    sphere,
+)
+from ppvae.manifolds.hyperboloid import from_origin
 from ppvae.random import seeded
 
 PAIRWISE = {
@@ -187,6 +204,98 @@ def test_geodesic_energy_does_not_see_symmetric_laws_and_the_chordal_one_does():
     assert mmd(p, q, kernel=Laplace(), distance=Sphere().dist, unbiased=False) > 0.1
 
 
+def circles(*angles):
+    return torch.stack([torch.stack([t.cos(), t.sin()], -1) for t in torch.broadcast_tensors(*angles)], -2)
+
+
+def grid(n, N):
+    """All points of T^n with angles 2 pi j / N: the Gram matrix of a stationary kernel is circulant."""
+    t = torch.arange(N, dtype=torch.float64) * 2 * math.pi / N
+    return circles(*torch.meshgrid(*[t] * n, indexing="ij")).reshape(-1, n, 2)
+
+
+def points(manifold):
+    """Points all over a manifold."""
+    with seeded(0):
+        if isinstance(manifold, Euclidean):
+            return normal(400, 3)
+        if isinstance(manifold, Angle):
+            return torch.arange(400, dtype=torch.float64) * 2 * math.pi / 400 - math.pi
+        if isinstance(manifold, SO3):
+            return SO3Uniform(dtype=torch.float64).sample((400,))
+        if isinstance(manifold, Hyperboloid):
+            return from_origin(3 * normal(400, 3))
+        if isinstance(manifold, Box):
+            return torch.cartesian_prod(*[torch.arange(20, dtype=torch.float64) / 20] * 2)
+        if isinstance(manifold, Power | Product):
+            circles_of_grid = grid(2, 20)
+            return circles_of_grid if isinstance(manifold, Power) else circles_of_grid.flatten(1)
+        if isinstance(manifold, Quotient):
+            return HypersphericalUniform(4, dtype=torch.float64).sample((400,))
+        if isinstance(manifold, Torus):
+            return grid(manifold.n, {1: 400, 2: 20, 3: 8}[manifold.n])
+        if isinstance(manifold, RiemannianManifold):
+            return normal(8, 2)
+        return HypersphericalUniform(2 if isinstance(manifold, Circle) else 4, dtype=torch.float64).sample((400,))
+
+
+SYMMETRIC = [Euclidean(), Angle(), Circle(), Sphere(), Hyperboloid(), SO3(), Torus(1), Torus(2), Torus(3)]
+SYMMETRIC += [Box(glued=True), Power(Circle(), 1), Product([Circle(), Circle()], [(2,), (2,)]), quotient("projective")]
+LEARNED = RiemannianManifold(lambda z: torch.exp(z[..., :1, None]) * torch.eye(2).to(z))
+
+
+def is_of_negative_type(manifold):
+    return divergences.NEGATIVE_TYPE[type(manifold)][0] or getattr(manifold, "n", 0) == 1
+
+
+def test_every_manifold_is_in_the_table():
+    found = {kind for kind in map(manifolds.__dict__.get, manifolds.__all__) if hasattr(kind, "dist")}
+    assert found - {manifolds.Manifold} == set(divergences.NEGATIVE_TYPE) == {type(m) for m in [*SYMMETRIC, LEARNED]}
+
+
+@pytest.mark.parametrize("manifold", SYMMETRIC, ids=lambda m: f"{type(m).__name__}{getattr(m, 'n', '')}")
+def test_which_geodesic_distances_are_of_negative_type(manifold):
+    """-J D J with J = I - 1/n is positive semidefinite, and so is exp(-D / s) for every s, or neither is."""
+    x = points(manifold)
+    D = manifold.dist(x[:, None], x[None])
+    J = torch.eye(len(x), dtype=D.dtype) - 1 / len(x)
+    centred = torch.linalg.eigvalsh(-J @ D @ J)
+    laplace = torch.stack([torch.linalg.eigvalsh(Laplace(c)(D, 0))[0] for c in (0.1, 1.0, 10.0, 100.0)])
+    if is_of_negative_type(manifold):
+        assert centred[0] > -1e-12 * centred[-1] and (laplace > 0).all()
+    else:
+        assert centred[0] < -1e-3 * centred[-1] and laplace.min() < -1e-3
+
+
+@pytest.mark.parametrize("manifold", [*SYMMETRIC, LEARNED], ids=lambda m: f"{type(m).__name__}{getattr(m, 'n', '')}")
+def test_other_geodesic_distances_are_refused(manifold):
+    x = points(manifold)[:8]
+    for divergence in (mmd, partial(mmd, kernel=Laplace(2.0)), energy_distance):
+        if is_of_negative_type(manifold):
+            assert divergence(x[:3], x[3:], distance=manifold.dist, unbiased=False) > 0
+        else:
+            with pytest.raises(ValueError, match=f"expected one of negative type, got .* {type(manifold).__name__}: "):
+                divergence(x[:3], x[3:], distance=manifold.dist)
+            assert divergence(x[:3], x[3:], unbiased=False) > 0, "the advice works"
+
+
+def test_a_negative_value_is_not_hidden():
+    """Points of a torus, told apart by the sign of an eigenvector of -J D J with a negative eigenvalue."""
+    x = grid(2, 20)
+    D = Torus(2).dist(x[:, None], x[None])
+    J = torch.eye(len(x), dtype=D.dtype) - 1 / len(x)
+    values, vectors = torch.linalg.eigh(-J @ D @ J)
+    c = vectors[:, 0]
+    p, q = x[c > 1e-9], x[c < -1e-9]
+
+    def distance(a, b):
+        return Torus(2).dist(a, b)
+
+    assert values[0] < 0 and energy_distance(p, q, distance=distance, unbiased=False) < -1e-3
+    own = partial(mmd, kernel=lambda d, coordinates: torch.exp(-d / 10), unbiased=False)
+    assert own(p, q, distance=distance) < -1e-4 and own(p, q, distance=Torus(2).dist) < -1e-4
+
+
 @pytest.mark.parametrize("kernel", [SquaredExponential(), InverseMultiquadric()])
 def test_kernels_of_squared_geodesic_distance_are_refused(kernel):
     with pytest.raises(ValueError, match="positive definite for Euclidean and chordal distances alone"):
@@ -307,6 +416,8 @@ def test_by_name():
 @pytest.mark.parametrize("name", ALL)
 def test_errors(name):
     divergence = ALL[name]
+    with pytest.raises(ValueError, match=r"q: expected a torch tensor, got ndarray; use torch\.as_tensor"):
+        divergence(normal(4, 2), np.zeros((4, 2)))
     with pytest.raises(ValueError, match=r"points of one shape .* got \(4, 2\) torch.float64 and \(4, 3\)"):
         divergence(normal(4, 2), normal(4, 3))
     with pytest.raises(ValueError, match="one floating dtype"):

@@ -220,7 +220,7 @@ def test_a_latent_drawn_from_another_is_refused():
 
 def test_a_scale_of_the_model_alone_is_refused():
     vae = GaussianVAE((1, 4, 4), 2, (8,))
-    with pytest.raises(ValueError, match="its scales in model and guide differ"):
+    with pytest.raises(ValueError, match="site 'z': expected one scale in model and guide"):
         TotalCorrelation_ELBO().loss(poutine.scale(vae.model, 10.0), vae.guide, X)
 
 
