@@ -22,7 +22,7 @@ from ppvae.distributions import (
     center,
 )
 from ppvae.distributions.continuous_bernoulli import ContinuousBernoulli
-from ppvae.manifolds import SO3, Box, Hyperboloid, Power, Sphere, Torus, quotient, so3
+from ppvae.manifolds import SO3, Box, ComplexProjective, Hyperboloid, Power, Sphere, Torus, quotient, so3
 from ppvae.manifolds.hyperboloid import from_origin
 from ppvae.manifolds.sphere import rotate_from_pole
 from ppvae.testing import check_distribution
@@ -213,6 +213,7 @@ def laws_on_manifolds() -> dict[str, dict]:
         ("Power(Sphere)", Power(Sphere(), 1), random_points(2, 3)),
         ("klein", quotient("klein"), random_points(2, 2)),
         ("projective", quotient("projective"), random_points(3)),
+        ("ComplexProjective", ComplexProjective(), random_points(6).unflatten(-1, (3, 2))),
         ("axes", quotient("axes"), turn),
     ):
         found[f"Uniform({name})"] = uniform_on(manifold, like)
