@@ -12,6 +12,7 @@ from ppvae.distributions.matrix_fisher import MatrixFisher
 from ppvae.distributions.mixture import Mixture
 from ppvae.distributions.on_quotient import OnQuotient
 from ppvae.distributions.power_spherical import PowerSpherical
+from ppvae.distributions.product_law import ProductLaw
 from ppvae.distributions.so3_pushforward import SO3Normal, SO3Pushforward
 from ppvae.distributions.so3_uniform import SO3Uniform
 from ppvae.distributions.tangent_normal import TangentNormal
@@ -33,6 +34,7 @@ __all__ = [
     "Mixture",
     "OnQuotient",
     "PowerSpherical",
+    "ProductLaw",
     "SO3Normal",
     "SO3Pushforward",
     "SO3Uniform",

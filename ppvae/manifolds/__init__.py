@@ -3,13 +3,14 @@
 from ppvae.manifolds.angle import Angle
 from ppvae.manifolds.box import Box
 from ppvae.manifolds.circle import Circle
+from ppvae.manifolds.complex_projective import ComplexProjective
 from ppvae.manifolds.euclidean import Euclidean
 from ppvae.manifolds.geodesics import Geodesics, RiemannianManifold
 from ppvae.manifolds.hyperboloid import Hyperboloid, hyperboloid
 from ppvae.manifolds.posterior_covariance import PosteriorCovarianceMetric, nearest_neighbour_distance
 from ppvae.manifolds.power import Power
 from ppvae.manifolds.product import Product
-from ppvae.manifolds.protocol import Lift, Manifold, frechet_mean, tangent
+from ppvae.manifolds.protocol import Lift, Manifold, Unrolled, frechet_mean, tangent
 from ppvae.manifolds.quotient import Quotient, quotient
 from ppvae.manifolds.riemannian import InverseVolumeMetric, PullbackMetric, RiemannianMetric, as_metric
 from ppvae.manifolds.so3 import SO3, rotation
@@ -21,6 +22,7 @@ __all__ = [
     "Angle",
     "Box",
     "Circle",
+    "ComplexProjective",
     "Euclidean",
     "Geodesics",
     "Hyperboloid",
@@ -36,6 +38,7 @@ __all__ = [
     "RiemannianMetric",
     "Sphere",
     "Torus",
+    "Unrolled",
     "as_metric",
     "frechet_mean",
     "hyperboloid",

@@ -130,7 +130,9 @@ class Box:
 
     def log_total_volume(self, x: Tensor) -> float:
         """The sum of the logs of the lengths."""
-        return float(self._ends(x)[2].expand(x.shape[-1:]).log().sum())
+        if isinstance(self.low, Tensor) or isinstance(self.high, Tensor):
+            return float(self._ends(x)[2].expand(x.shape[-1:]).log().sum())
+        return x.shape[-1] * math.log(self.high - self.low)  # without a tensor, whose number a trace does not have
 
     def uniform(self, like: Tensor) -> Tensor:
         """Uniform points."""

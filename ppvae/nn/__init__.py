@@ -45,8 +45,11 @@ if TYPE_CHECKING:
     )
     from ppvae.nn.networks import MLP, Batched, channels
     from ppvae.nn.pose import PolarCanonicalizer, Pose
+    from ppvae.nn.product_heads import BoxHead, CylinderHead
+    from ppvae.nn.quotient_heads import AxesHead, KleinHead, MoebiusHead, ProjectiveHead
     from ppvae.nn.registration import records_options, register, unregistered
     from ppvae.nn.rotation_heads import S2S1, S2S2, AxisAngle, Polar, Quaternion, SO3NormalHead
+    from ppvae.nn.shape_head import ShapeHead
     from ppvae.nn.views import RandomTurn
     from ppvae.nn.wigner import ActionDecoder, WignerD, spherical_harmonics
 else:
@@ -57,15 +60,18 @@ __all__ = [
     "S2S1",
     "S2S2",
     "ActionDecoder",
+    "AxesHead",
     "AxisAngle",
     "Batched",
     "BernoulliLikelihood",
+    "BoxHead",
     "CategoricalLikelihood",
     "CircleEmbedding",
     "Clusters",
     "Condition",
     "ContinuousBernoulliLikelihood",
     "CovariatesCondition",
+    "CylinderHead",
     "DeltaHead",
     "EnumeratedClusters",
     "FlatTorusEmbedding",
@@ -75,9 +81,11 @@ __all__ = [
     "HyperbolicNormalHead",
     "HyperplaneDistances",
     "InverseAutoregressiveHead",
+    "KleinHead",
     "LabelledClusters",
     "Likelihood",
     "MoebiusEmbedding",
+    "MoebiusHead",
     "NegativeBinomialLikelihood",
     "NormalHead",
     "NormalLikelihood",
@@ -88,11 +96,13 @@ __all__ = [
     "Pose",
     "PosteriorHead",
     "PowerSphericalHead",
+    "ProjectiveHead",
     "Quaternion",
     "RandomTurn",
     "RotatePlanes",
     "RotateSpace",
     "SO3NormalHead",
+    "ShapeHead",
     "SphereEmbedding",
     "SphericalDeltaHead",
     "SwissRollEmbedding",

@@ -178,16 +178,21 @@ class _Case:
 
     @cached_property
     def functions(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """f: the log density, sine and cosine of one standardised projection; all have moments."""
-        event_dim = self.law.event_dim
+        """f: the log density, sine and cosine of one standardised projection; all have moments.
+
+        What is projected is the point or, of a law that names its manifold, the numbers in which networks read it: they
+        have no seam where a circle is closed, and are equal for the points that a quotient takes for one.
+        """
+        manifold, event_dim = getattr(self.law, "manifold", None), self.law.event_dim
+        read, axes = (manifold.embed, 1) if manifold is not None else (lambda z: z, event_dim)
         with _seeded(self.seed, self.devices):
-            a = torch.randn(self.law.event_shape, dtype=self.z.dtype).to(self.z.device)
-        t = sum_rightmost(a * self.z, event_dim)
+            a = torch.randn(read(self.z[:1]).shape[-axes:] if axes else Size(), dtype=self.z.dtype).to(self.z.device)
+        t = sum_rightmost(a * read(self.z), axes)
         mean, scale = t.median(0).values, (t.quantile(0.84, 0) - t.quantile(0.16, 0)) / 2
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
 
         def standardised(z: Tensor) -> Tensor:
-            return (sum_rightmost(a * z, event_dim) - mean) / scale
+            return (sum_rightmost(a * read(z), axes) - mean) / scale
 
         return {
             "log q(z)": self.law.log_prob,

@@ -12,11 +12,18 @@ from ppvae.distributions import (
     FrameAverage,
     HypersphericalUniform,
     MatrixFisher,
+    OnQuotient,
     PowerSpherical,
+    SO3Normal,
     SO3Uniform,
+    TangentNormal,
+    Uniform,
     VonMisesFisher,
+    center,
 )
 from ppvae.distributions.continuous_bernoulli import ContinuousBernoulli
+from ppvae.manifolds import SO3, Box, ComplexProjective, Hyperboloid, Power, Sphere, Torus, quotient, so3
+from ppvae.manifolds.hyperboloid import from_origin
 from ppvae.manifolds.sphere import rotate_from_pole
 from ppvae.testing import check_distribution
 
@@ -132,7 +139,100 @@ def laws() -> dict[str, dict]:
     return found
 
 
-LAWS = laws()
+def uniform_on(manifold, like: Tensor) -> dict:
+    """The uniform law of a manifold, held to itself moved by nothing: it has no parameters but its dtype."""
+    return {
+        "make": lambda like: Uniform(manifold, like, (2,)),
+        "params": {"like": like},
+        "proposal": Uniform(manifold, like),
+        "kl_to": [Uniform(manifold, like)],
+        "skip": dict.fromkeys(["isometry", "argument validation", "moments"], "it has no parameters"),
+    }
+
+
+def tangent_normal(manifold, like: Tensor, wide: bool = False, **options) -> dict:
+    """About points of the lift, with full factors. ``wide``: held to a wider law, and not to the uniform one."""
+    d, lift = manifold.intrinsic_dim(like), manifold.lift
+    raw = torch.randn(2, d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 5
+    raw = raw + torch.eye(d) * torch.tensor([0.7, 0.9])[:, None, None]
+    start = lift.start(like)
+    v = start + 0.1 * torch.randn(2, *start.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def make(v, raw):
+        L = raw.tril(-1) + torch.diag_embed(raw.diagonal(dim1=-2, dim2=-1).abs())
+        return TangentNormal(manifold, lift.point(v), L, num_wraps=1)
+
+    far = TangentNormal(manifold, lift.point(v.mean(0)), 1.2 * torch.eye(d).double()) if wide else None
+    return {
+        "make": make,
+        "params": {"v": v, "raw": raw},
+        "proposal": far or Uniform(manifold, like),
+        "points": lambda law: law.loc.unsqueeze(0),
+        "grid": [{"v": v, "raw": torch.eye(d) * s} for s in (1e-3, 1.0)],
+        "skip": {
+            "argument validation": "one of its arguments is a manifold",
+            "moments": "it has none in closed form",
+            "entropy": "it has none in closed form",
+            "kl": "none is registered",
+            "isometry": "the frame need not follow it",
+            **options,
+        },
+    }
+
+
+def on_quotient(manifold, like: Tensor, family: Callable, proposal=None) -> dict:
+    """A law on a cover by its point, two of them."""
+    start = manifold.lift.start(like)
+    v = start + 0.1 * torch.randn(2, *start.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return {
+        "make": lambda v: OnQuotient(family(manifold.lift.point(v)), manifold),
+        "params": {"v": v},
+        "proposal": Uniform(manifold, like),
+        "points": lambda law: center(law).unsqueeze(0),
+        "skip": {
+            "argument validation": "one of its arguments is a law",
+            "moments": "it has none in closed form",
+            "entropy": "it has none in closed form",
+            "kl": "none is registered",
+            "isometry": "a test of the law of its argument",
+        },
+    }
+
+
+def laws_on_manifolds() -> dict[str, dict]:
+    found = {}
+    turn, cylinder = so3.exp(torch.tensor([0.3, -0.7, 1.1]).double()), quotient("moebius").base
+    on_cylinder = torch.cat([random_points(2), torch.tensor([0.4])])
+    box = Box([True, False], 0.0, 4.0)
+    inside, plane = torch.tensor([0.3, 0.9]).double(), from_origin(torch.tensor([0.3, 0.9]).double())
+    for name, manifold, like in (
+        ("Torus(2)", Torus(2), random_points(2, 2)),
+        ("Sphere(3)", Sphere(), random_points(3)),
+        ("SO3", SO3(), turn),
+        ("Box", box, inside),
+        ("Power(Sphere)", Power(Sphere(), 1), random_points(2, 3)),
+        ("klein", quotient("klein"), random_points(2, 2)),
+        ("projective", quotient("projective"), random_points(3)),
+        ("ComplexProjective", ComplexProjective(), random_points(6).unflatten(-1, (3, 2))),
+        ("axes", quotient("axes"), turn),
+    ):
+        found[f"Uniform({name})"] = uniform_on(manifold, like)
+        found[f"TangentNormal({name})"] = tangent_normal(manifold, like, wide=manifold.intrinsic_dim(like) > 2)
+    found["TangentNormal(Hyperboloid)"] = tangent_normal(Hyperboloid(), plane, wide=True)
+    found["TangentNormal(cylinder)"] = tangent_normal(cylinder, on_cylinder, wide=True)
+    found["TangentNormal(moebius)"] = tangent_normal(quotient("moebius"), on_cylinder, wide=True)
+    found["OnQuotient(klein)"] = on_quotient(
+        quotient("klein"),
+        random_points(2, 2),
+        lambda z: VonMisesFisher(z, torch.full_like(z[..., 0], 3.0)).to_event(1),
+    )
+    found["OnQuotient(axes)"] = on_quotient(
+        quotient("axes"), turn, lambda z: SO3Normal(z, torch.full_like(z[..., 0], 0.5), num_wraps=2)
+    )
+    return found
+
+
+LAWS = laws() | laws_on_manifolds()
 
 
 @pytest.mark.parametrize("law", LAWS)

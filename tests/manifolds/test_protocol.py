@@ -12,6 +12,7 @@ from ppvae.manifolds import (
     Angle,
     Box,
     Circle,
+    ComplexProjective,
     Euclidean,
     Hyperboloid,
     Power,
@@ -33,6 +34,10 @@ F64 = torch.float64
 
 def point(*shape: int) -> torch.Tensor:
     return normalize(torch.randn(shape, dtype=F64, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+
+def complex_point(m: int) -> torch.Tensor:
+    return point(2 * m).unflatten(-1, (m, 2))
 
 
 def valley(z: torch.Tensor) -> torch.Tensor:
@@ -68,6 +73,8 @@ MANIFOLDS = {
     "klein": (quotient("klein"), point(2, 2), {}),
     "projective": (quotient("projective"), point(3), {}),
     "axes": (quotient("axes"), TURN, {}),
+    "ComplexProjective(1)": (ComplexProjective(), complex_point(2), {}),
+    "ComplexProjective(3)": (ComplexProjective(), complex_point(4), {}),
     "RiemannianManifold": (NUMERICAL, V[:2], {"slack": 1e4, "num_points": 4, "skip": ["lift", "chart"]}),
 }
 
@@ -105,6 +112,8 @@ def test_the_lift_of_a_numerical_manifold():
         ("klein", 2 * math.pi**2),
         ("projective", 2 * math.pi),
         ("axes", 2 * math.pi**2),
+        ("ComplexProjective(1)", math.pi),
+        ("ComplexProjective(3)", math.pi**3 / 6),
         ("moebius", math.inf),
         ("Hyperboloid(3)", math.inf),
     ],

@@ -17,6 +17,13 @@ POSTERIORS = {
     "SphericalDeltaHead": nn.SphericalDeltaHead(3),
     "UnimodalBetaHead": nn.UnimodalBetaHead(2),
     "UnrolledCircleHead": nn.UnrolledCircleHead(2),
+    "MoebiusHead": nn.MoebiusHead(),
+    "KleinHead": nn.KleinHead(),
+    "ProjectiveHead": nn.ProjectiveHead(3),
+    "AxesHead": nn.AxesHead(),
+    "CylinderHead": nn.CylinderHead(),
+    "BoxHead": nn.BoxHead([True, False]),
+    "ShapeHead": nn.ShapeHead(4),
     "GaussianMixtureHead": nn.GaussianMixtureHead(2, 3),
     **{
         f"SO3NormalHead({m.__name__})": nn.SO3NormalHead(m())
