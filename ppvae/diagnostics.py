@@ -80,6 +80,10 @@ def to_inference_data(
     :param groups: further groups of ArviZ's schema, e.g. ``log_likelihood={"x": array}``.
     :return: ``arviz.InferenceData``, of ArviZ 1.x an ``xarray.DataTree``.
     :raises ValueError: if there are no chains, or arrays do not agree in their numbers of chains and draws.
+
+    >>> draws = np.random.default_rng(0).normal(size=(4, 100, 2))  # of four chains in the plane
+    >>> dict(to_inference_data({"z": draws}).posterior["z"].sizes)
+    {'chain': 4, 'draw': 100, 'z_dim_0': 2}
     """
     chains = getattr(chains, "inference_data", chains)
     if hasattr(chains, "posterior") and not groups and sample_stats is None and max_chains is None:
