@@ -38,6 +38,11 @@ def save(vae: nn.Module, path: str | os.PathLike[str], record: dict[str, Any] | 
     :param record: anything JSON can hold that should travel with the weights, e.g. the training record; :func:`read`
         returns it.
     :raises ValueError: if an option of the VAE is neither a number, text, list nor module.
+
+    >>> from ppvae.models import GaussianVAE
+    >>> save(GaussianVAE((8,), dim=2), "model.safetensors")
+    >>> load("model.safetensors").dim
+    2
     """
     write_tensors(path, "model", {**describe(vae), "record": record or {}}, vae.state_dict())
 
@@ -52,6 +57,15 @@ def load(path: str | os.PathLike[str], into: nn.Module | None = None, classes: I
     :return: the VAE. One that was built here is on the CPU and in eval mode.
     :raises FileNotFoundError: if there is no such file.
     :raises ValueError: if the file is not one of ppvae's, is damaged, or does not fit ``into``.
+
+    >>> from ppvae.models import GaussianVAE
+    >>> def make():  # with a network of one's own, whose weights alone are saved
+    ...     return GaussianVAE((8,), dim=2, encoder=nn.Linear(8, 4))
+    >>> vae = make()
+    >>> save(vae, "model.safetensors")
+    >>> again = load("model.safetensors", into=make())
+    >>> torch.equal(vae.encoder.module.weight, again.encoder.module.weight)
+    True
     """
     header, tensors = read(path, "model")
     if into is None:
@@ -84,6 +98,12 @@ def read(path: str | os.PathLike[str], kind: str = "model") -> tuple[dict[str, A
     :param kind: ``"model"``, or ``"checkpoint"`` for what :func:`ppvae.fit` resumes from.
     :raises FileNotFoundError: if there is no such file.
     :raises ValueError: if the file is not one of ppvae's, not of this kind, or damaged.
+
+    >>> from ppvae.models import GaussianVAE
+    >>> save(GaussianVAE((8,), dim=2), "model.safetensors", record={"epochs": 10})
+    >>> header, tensors = read("model.safetensors")
+    >>> header["model"], header["record"]
+    ('gaussian-vae', {'epochs': 10})
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -128,6 +148,10 @@ def write(path: str | os.PathLike[str], put: Callable[[str], Any]) -> None:
     """Let ``put`` write a temporary file beside ``path`` and rename it, so that ``path`` is always a whole file.
 
     :raises OSError: if the file cannot be written; the old one, where there is one, is still there.
+
+    >>> write("notes.txt", lambda temporary: Path(temporary).write_text("whole or not at all"))
+    >>> Path("notes.txt").read_text()
+    'whole or not at all'
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -152,7 +176,12 @@ def write(path: str | os.PathLike[str], put: Callable[[str], Any]) -> None:
 
 
 def describe(vae: nn.Module) -> dict[str, Any]:
-    """The class and options of a VAE as JSON."""
+    """The class and options of a VAE as JSON.
+
+    >>> from ppvae.models import GaussianVAE
+    >>> describe(GaussianVAE((8,), dim=2))["model"]
+    'gaussian-vae'
+    """
     return {"model": _name(vae), "options": {k: _option(v) for k, v in getattr(vae, "options", {}).items()}}
 
 

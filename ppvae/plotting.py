@@ -73,6 +73,16 @@ def register_plot(manifold: Any, function: LatentPlot) -> LatentPlot:
     :param manifold: a manifold, e.g. ``Sphere()``, or the ``support`` of a law; all manifolds of its class are meant.
     :param function: ``function(points, labels)`` returns a figure; points have shape ``(N, *event_shape)``, labels
         shape ``(N,)`` or are None.
+
+    >>> class Square(constraints.Constraint):
+    ...     event_dim = 1
+    >>> def scatter(points, labels):
+    ...     figure = Figure()
+    ...     figure.subplots().scatter(*points.T)
+    ...     return figure
+    >>> _ = register_plot(Square(), scatter)
+    >>> plot_latent(np.random.default_rng(0).random((20, 2)), manifold=Square())
+    <Figure size 640x480 with 1 Axes>
     """
     _PLOTS[type(_manifold(manifold))] = function
     return function
@@ -87,6 +97,11 @@ def plot_latent(points: Any, labels: Any = None, manifold: Any = None) -> Figure
         one, points of shape (2,) are drawn as a plane. If no plot is registered for the manifold, the first two
         principal coordinates are drawn.
     :raises ValueError: if there are no points, or if the labels are not one per point.
+
+    >>> angle = np.linspace(0, 6, 20)
+    >>> z = np.stack([np.cos(angle), np.sin(angle)], -1)  # points of the circle
+    >>> plot_latent(z, labels=np.arange(20) % 3, manifold=sphere).axes
+    [<PolarAxes: xlabel='angle of $z$ (radians)'>]
     """
     if isinstance(points, Mapping):
         return _side_by_side(points, labels, manifold or {})
@@ -339,6 +354,11 @@ def plot_field(
     :param points: name to points of shape (N, 2).
     :param curves: name to curves of shape (n, T, 2).
     :param label: what the field is.
+
+    >>> field = np.outer(np.linspace(-1, 1, 20), np.linspace(-1, 1, 30))
+    >>> figure = plot_field(field, (-2, 2, -1, 1), {"embeddings": np.zeros((5, 2))})
+    >>> figure.axes[0].get_title()
+    'embeddings'
     """
     field = np.asarray(field)
     if field.ndim != 2:
@@ -369,6 +389,10 @@ def learning_curves(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> F
     :param histories: name of the model to its history as :func:`ppvae.fit` returns it: ``"epoch"``, ``"elbo"``,
         ``"reconstruction"``, ``"kl"`` and, with validation data, the same with ``"valid_"`` in front.
     :raises ValueError: if there is no history or one has no epoch.
+
+    >>> history = {"epoch": [1, 2], "elbo": [-9.0, -8.0], "reconstruction": [-8.0, -7.0], "kl": [1.0, 1.0]}
+    >>> learning_curves({"GaussianVAE": history}).axes[0].get_title()
+    'ELBO'
     """
     if not histories or any(len(history["epoch"]) == 0 for history in histories.values()):
         raise ValueError("expected at least one history of at least one epoch; train with epochs >= 1")
@@ -402,6 +426,10 @@ def plot_estimates(values: Mapping[str, float | None], errors: Mapping[str, floa
     :param values: name of the model to its estimate; None is left out, and keeps its colour from the others.
     :param errors: name of the model to its standard error, in the same unit.
     :param xlabel: what was estimated, and its unit.
+
+    >>> figure = plot_estimates({"plane": -24.6, "sphere": -24.1}, {"plane": 0.5, "sphere": 0.4}, "log p(x) (nats)")
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ['plane', 'sphere']
     """
     shown = [(i, name, value) for i, (name, value) in enumerate(values.items()) if value is not None]
     figure, axes = _axes(6.6, 0.95 + 0.42 * len(shown))
@@ -422,6 +450,11 @@ def plot_trace(data: Any) -> Figure:
 
     :param data: of :func:`ppvae.to_inference_data`, few chains of few scalar variables: see
         :func:`ppvae.diagnostics.worst_coordinates`.
+
+    >>> from ppvae.diagnostics import to_inference_data
+    >>> chains = to_inference_data({"z": np.random.default_rng(0).normal(size=(4, 100))})
+    >>> plot_trace(chains)  # doctest: +ELLIPSIS
+    <Figure size ... with ... Axes>
     """
     names = [str(name) for name in data.posterior.data_vars]
     figure, axes = _by_arviz("plot_trace", data, len(names), 2, (9.0, 0.5 + 1.7 * len(names)))
@@ -439,6 +472,11 @@ def plot_rank(data: Any) -> Figure:
     :param data: as in :func:`plot_trace`.
 
     Source: Vehtari et al. (2021), https://doi.org/10.1214/20-BA1221
+
+    >>> from ppvae.diagnostics import to_inference_data
+    >>> chains = to_inference_data({"z": np.random.default_rng(0).normal(size=(4, 100))})
+    >>> plot_rank(chains)  # doctest: +ELLIPSIS
+    <Figure size ... with ... Axes>
     """
     names = [str(name) for name in data.posterior.data_vars]
     chains = data.posterior.sizes["chain"]
@@ -460,6 +498,12 @@ def plot_energy(data: Any) -> Figure:
     :param data: of :func:`ppvae.to_inference_data`, with ``energy`` in its sample_stats.
 
     Source: Betancourt (2016), https://arxiv.org/abs/1604.00695
+
+    >>> from ppvae.diagnostics import to_inference_data
+    >>> rng = np.random.default_rng(0)
+    >>> energy = {"energy": rng.chisquare(2, size=(4, 100))}
+    >>> plot_energy(to_inference_data({"z": rng.normal(size=(4, 100))}, sample_stats=energy))  # doctest: +ELLIPSIS
+    <Figure size ... with ... Axes>
     """
     figure, axes = _by_arviz("plot_energy", data, 1, 1, (6.2, 3.2), fill_color=(COLORS[0], COLORS[1]), bfmi=False)
     for panel in axes.ravel():
@@ -494,6 +538,10 @@ def image_rows(rows: Mapping[str, Any]) -> Figure:
         Images have shape (h, w), (1, h, w) or (3, h, w); grey runs from the smallest value shown (black) to the
         largest.
     :raises ValueError: if the rows differ in shape or hold nothing.
+
+    >>> x = np.random.default_rng(0).random((6, 1, 8, 8))
+    >>> [axes.texts[0].get_text() for axes in image_rows({"data": x, "reconstruction": x.round()}).axes]
+    ['data', 'reconstruction']
     """
     data = {title: np.asarray(row) for title, row in rows.items()}
     shapes = {row.shape for row in data.values()}
@@ -520,6 +568,10 @@ def image_grid(images: Any, columns: int | None = None) -> Figure:
 
     :param images: shape ``(N, h, w)``, ``(N, 1, h, w)`` or ``(N, 3, h, w)``; any other shape is drawn as a heat map.
     :param columns: images per row; by default the grid is about square.
+
+    >>> x = np.random.default_rng(0).random((6, 1, 8, 8))
+    >>> image_grid(x, columns=3).axes[0].images[0].get_array().shape  # two rows of three, with lines between them
+    (17, 26, 3)
     """
     images = np.asarray(images)
     if images.ndim < 2 or 0 in images.shape:
@@ -574,7 +626,11 @@ def _heat_maps(panels: Mapping[str, np.ndarray], low: float, high: float) -> Fig
 
 
 def png(figure: Figure, dpi: int = 160) -> bytes:
-    """The figure as the bytes of a PNG file."""
+    """The figure as the bytes of a PNG file.
+
+    >>> png(image_grid(np.eye(8)[None]))[:4]
+    b'\\x89PNG'
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     return buffer.getvalue()

@@ -36,6 +36,14 @@ class LogLikelihood(Protocol):
     """What the report reads of a log-likelihood: one entry for each of N test data, in nats where it has a unit.
 
     :func:`ppvae.log_likelihood` returns such an object.
+
+    >>> from types import SimpleNamespace
+    >>> values, zeros = np.array([-24.0, -23.0]), np.zeros(2)
+    >>> found: LogLikelihood = SimpleNamespace(
+    ...     values=values, error=zeros, ess=zeros + 90, pareto_k=zeros, mean=-23.5, standard_error=0.5
+    ... )
+    >>> Run("mine", log_likelihood=found).log_likelihood.mean
+    -23.5
     """
 
     @property
@@ -77,6 +85,10 @@ class Run:
     :param options: what was run, name to value.
     :param chains: draws of a Markov chain in its latent space: what :func:`ppvae.diagnostics.convergence` reads, e.g.
         from :func:`ppvae.posterior` or :func:`ppvae.samplers.riemannian`.
+
+    >>> history = {"epoch": [1, 2], "elbo": [-9.0, -8.0], "reconstruction": [-8.0, -7.0], "kl": [1.0, 1.0]}
+    >>> Run("GaussianVAE", history=history, options={"dim": 2}).name
+    'GaussianVAE'
     """
 
     name: str
@@ -106,6 +118,10 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, flo
     :param first: values of the one model, shape ``(N,)`` with N >= 2.
     :param second: values of the other for the same data in the same order.
     :raises ValueError: if the shapes differ or N < 2.
+
+    >>> mean, error = paired_difference([-3.0, -1.0, -2.0], [-2.0, -1.0, -1.5])
+    >>> f"{mean:.2f} ± {error:.2f}"
+    '0.50 ± 0.29'
     """
     first, second = np.asarray(first, float), np.asarray(second, float)
     if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
@@ -122,6 +138,10 @@ def write(path: str | os.PathLike[str], runs: Sequence[Run], title: str = "", co
     :param title: heading; by default the names of the models.
     :param command: how to make the runs again, shown as it is.
     :raises ValueError: if there is no run or two have one name.
+
+    >>> history = {"epoch": [1, 2], "elbo": [-9.0, -8.0], "reconstruction": [-8.0, -7.0], "kl": [1.0, 1.0]}
+    >>> write("report.html", [Run("GaussianVAE", history=history)]).name
+    'report.html'
     """
     names = [run.name for run in runs]
     if not runs or len(set(names)) < len(names):

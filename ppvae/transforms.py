@@ -12,12 +12,18 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+__all__ = ["DynamicBinarization", "Scale"]
+
 
 @dataclass(frozen=True)
 class DynamicBinarization:
     """x_i ~ Bernoulli(g_i) for grey values g in [0, 1], a fresh draw at every call.
 
     Source: Salakhutdinov and Murray (2008), https://doi.org/10.1145/1390156.1390266
+
+    >>> x = DynamicBinarization()(torch.full((10_000,), 0.3))
+    >>> x.unique().tolist(), round(x.mean().item(), 1)
+    ([0.0, 1.0], 0.3)
     """
 
     domain = constraints.unit_interval
@@ -36,6 +42,9 @@ class Scale:
 
     :param maximum: the greatest value that can be stored.
     :param then: what is done to the values in [0, 1].
+
+    >>> Scale(255)(torch.tensor([0.0, 51.0, 255.0]))
+    tensor([0.0000, 0.2000, 1.0000])
     """
 
     maximum: float

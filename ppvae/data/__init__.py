@@ -42,7 +42,11 @@ __all__ = ["TABLE", "DataSet", "binarize", "find", "load", "names", "scale", "su
 
 
 def names() -> list[str]:
-    """The names of all data sets."""
+    """The names of all data sets.
+
+    >>> "digits" in names()
+    True
+    """
     return list(TABLE)
 
 
@@ -56,6 +60,9 @@ def load(name: str, path: str | PathLike[str] | None = None, **options: Any) -> 
     :raises ValueError: if no data set has this name, or a file is not what it should be.
     :raises FileNotFoundError: if the data are not on this machine; the message has the command that
         installs them.
+
+    >>> load("digits")
+    DataSet('digits': train 1,197, validation 200, test 400; each (1, 8, 8) uint8)
     """
     module, function = _entry(name)
     return getattr(module, function)(path=path, **options)
@@ -68,6 +75,9 @@ def find(name: str, path: str | PathLike[str] | None = None) -> list[Path]:
     :param path: as in :func:`load`.
     :raises ValueError: if no data set has this name.
     :raises FileNotFoundError: if the data are not on this machine; the message has the command that installs them.
+
+    >>> [file.name for file in find("digits")]
+    ['digits.npz']
     """
     return _entry(name)[0].find(path)
 
@@ -77,6 +87,9 @@ def summary(name: str) -> str:
 
     :param name: a name of :func:`names`.
     :raises ValueError: if no data set has this name.
+
+    >>> summary("digits")
+    '1,797 handwritten digits of 8 x 8 pixels, inside this package.'
     """
     module, function = _entry(name)
     return ((module if function == "load" else getattr(module, function)).__doc__ or "").split("\n")[0]

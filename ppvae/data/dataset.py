@@ -24,6 +24,10 @@ class DataSet:
     :param source: who published the data and where, and the package that carries them.
     :param maximum: the greatest value that a stored pixel can have, or None where the data are not images.
     :param label_names: names of the classes, or of the columns of the labels.
+
+    >>> points = np.eye(3)
+    >>> DataSet(name="axes", train=points[:2], test=points[2:], split="by hand", licence="CC0-1.0", source="none")
+    DataSet('axes': train 2, test 1; each (3,) float64)
     """
 
     name: str
@@ -61,6 +65,9 @@ def split_at_random(n: int, seed: int = 0) -> tuple[NDArray, NDArray, NDArray]:
     """Indices of 80 % for training, 10 % for validation and the rest for the test, each ascending.
 
     For sets that come without a split. The permutation is that of ``numpy.random.default_rng(seed)``.
+
+    >>> [len(rows) for rows in split_at_random(25)]
+    [20, 2, 3]
     """
     order = np.random.default_rng(seed).permutation(n)
     train, validation, test = np.split(order, [n * 8 // 10, n * 9 // 10])
@@ -74,6 +81,9 @@ def scale(x: ArrayLike, maximum: float, dtype: type[np.floating] = np.float32) -
     :param maximum: the greatest value that a stored pixel can have (``DataSet.maximum``), not the greatest
         in ``x``.
     :raises ValueError: if a value lies outside [0, maximum].
+
+    >>> scale([0, 4, 16], 16).tolist()
+    [0.0, 0.25, 1.0]
     """
     x = np.asarray(x)
     if x.size and not (x.min() >= 0 and x.max() <= maximum):
@@ -97,6 +107,11 @@ def binarize(
     :param x: intensities in [0, 1], of any shape.
     :param rng: a generator, or the seed of one; required by ``"dynamic"``, refused by ``"threshold"``.
     :raises ValueError: if a value lies outside [0, 1], or rng does not go with ``how``.
+
+    >>> binarize(np.array([0.1, 0.5, 0.9]), how="threshold").tolist()
+    [0.0, 0.0, 1.0]
+    >>> float(binarize(np.full(10_000, 0.3), rng=0).mean().round(2))
+    0.3
     """
     x = np.asarray(x)
     if not np.issubdtype(x.dtype, np.floating):

@@ -43,6 +43,10 @@ class Solid:
 
     :param corners: shape (f, 3, 3), triangle by corner by coordinate, within the unit ball.
     :param colors: shape (f, 3, 3), RGB of each corner in [0, 1].
+
+    >>> triangle = Solid(corners=torch.eye(3).unsqueeze(0), colors=torch.eye(3).unsqueeze(0))
+    >>> triangle.to(torch.float64).corners.dtype
+    torch.float64
     """
 
     corners: Tensor
@@ -65,6 +69,9 @@ def cube() -> Solid:
 
     A patch about the point p of the cube [-1, 1]^3 has the colour (1 + p) / 2. All differ, so no turn but the identity
     leaves the cube as it is.
+
+    >>> cube().corners.shape  # two triangles for each of four patches on each of six faces
+    torch.Size([48, 3, 3])
     """
     corners, colors = [], []
     for face in range(6):
@@ -84,6 +91,11 @@ def solid(path: str | PathLike[str]) -> Solid:
     The colour (1 + n) / 2 of the normal n before the turn tells the sides of a solid apart.
 
     :raises ValueError: if the file has no vertices and faces between them.
+
+    >>> lines = ["v 0 0 0", "v 2 0 0", "v 0 2 0", "f 1 2 3"]
+    >>> _ = Path("triangle.obj").write_text("\\n".join(lines))
+    >>> solid("triangle.obj").corners.shape
+    torch.Size([1, 3, 3])
     """
     vertices, faces = read_obj(Path(path))
     vertices = vertices - (vertices.max(0) + vertices.min(0)) / 2
@@ -124,6 +136,10 @@ def render(of: Solid, rotations: ArrayLike | Tensor, side: int = 64, samples: in
     :param side: of an image, in pixels.
     :param samples: each pixel is the mean of samples x samples points.
     :raises ValueError: for rotations of another shape, or a side or samples below 1.
+
+    >>> turns = torch.eye(3).expand(5, 3, 3)
+    >>> render(cube(), turns, side=16).shape
+    torch.Size([5, 3, 16, 16])
     """
     like = of.corners
     r = torch.as_tensor(rotations if isinstance(rotations, Tensor) else np.asarray(rotations)).to(like)

@@ -61,6 +61,13 @@ class SpectralToy:
 
     :param noise: the standard deviation sigma of each number.
     :param seed: of the spectrum F.
+
+    >>> toy = SpectralToy(noise=0.5)
+    >>> x, R = toy.draw(10)
+    >>> x.shape, R.shape
+    ((10, 48), (10, 3, 3))
+    >>> round(toy.evidence(), 2)  # nats per datum
+    -45.34
     """
 
     def __init__(self, noise: float = 0.5, seed: int = 0):

@@ -13,7 +13,7 @@ def base_law(law: Any) -> Any:
 
     >>> import pyro.distributions as dist
     >>> base_law(dist.Normal(0.0, 1.0).expand([3]).to_event(1))
-    Normal(loc: 0.0, scale: 1.0)
+    Normal(loc: torch.Size([3]), scale: torch.Size([3]))
     """
     while isinstance(law, (Independent, MaskedDistribution, ExpandedDistribution)):
         law = law.base_dist
@@ -35,6 +35,7 @@ def base_support(support: Any) -> Any:
 def is_deterministic(law: Any) -> bool:
     """Whether the law is a point mass, which has no density with respect to a volume.
 
+    >>> import torch
     >>> import pyro.distributions as dist
     >>> import torch
     >>> is_deterministic(dist.Delta(torch.zeros(2)).to_event(1)), is_deterministic(dist.Normal(0.0, 1.0))

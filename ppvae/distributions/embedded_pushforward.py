@@ -108,10 +108,12 @@ class EmbeddedPushforward(TorchDistribution):
     def sample(self, sample_shape=()) -> Tensor:
         """f(z) without gradient."""
         with torch.no_grad():
-            return self._push(self.base.sample(Size(sample_shape)))
+            return self._push(self.base.sample(Size(sample_shape)), detach=True)
 
-    def _push(self, z: Tensor) -> Tensor:
+    def _push(self, z: Tensor, detach: bool = False) -> Tensor:
         x = self.embedding(z)
+        if detach:  # torch.jit.trace forgets no_grad
+            x, z = x.detach(), z.detach()
         self._drawn = (x, z)
         return x
 

@@ -69,9 +69,8 @@ class FrameAverage(TorchDistribution):
 
     def sample(self, sample_shape=Size()) -> Tensor:
         """Frames of shape ``sample_shape + batch_shape + (3, 3)``, without gradient."""
-        with torch.no_grad():
-            r = self.base.sample(Size(sample_shape))
-            return r * _d2(r)[torch.randint(4, r.shape[:-2], device=r.device)].unsqueeze(-2)
+        r = self.base.sample(Size(sample_shape)).detach()
+        return r * _d2(r)[torch.randint(4, r.shape[:-2], device=r.device)].unsqueeze(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log of the average over the four sheets in nats, shape ``(...)`` for frames ``(..., 3, 3)``."""

@@ -121,10 +121,19 @@ class HamiltonianFlow(TorchDistribution):
             raise RuntimeError(
                 "HamiltonianFlow: its steps follow a gradient, which torch.inference_mode forbids; use torch.no_grad"
             )
-        learning = torch.is_grad_enabled()
+        learning, tracing = torch.is_grad_enabled(), torch.jit.is_tracing()
         with torch.enable_grad():
             z = z if z.requires_grad else z.detach().requires_grad_()
-            return torch.autograd.grad(self.log_joint(z).sum(), z, create_graph=learning)[0]
+            energy = self.log_joint(z).sum()
+            try:
+                return torch.autograd.grad(energy, z, create_graph=learning)[0]
+            except RuntimeError as error:
+                if tracing:
+                    raise RuntimeError(
+                        "HamiltonianFlow: its steps follow a gradient, which torch.jit.trace cannot hold for every "
+                        "decoder; use Trace_ELBO in place of JitTrace_ELBO"
+                    ) from error
+                raise
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q-hat of the last draw in nats, shape ``(...)``.

@@ -201,12 +201,41 @@ def _sample_angle(t: Tensor, sample_shape: Size) -> tuple[Tensor, Tensor]:
         # The sample's dims come first.
         dims = (*range(t.dim(), angle.dim()), *range(t.dim()))
         angle = angle.permute(dims)
-    return angle, _score(angle, t)
+        return angle, _score(angle, t)
 
 
 def _score(omega: Tensor, t: Tensor) -> Tensor:
-    """The derivative of log p_t by omega."""
-    with torch.enable_grad():
-        leaf = omega.detach().requires_grad_()
-        (score,) = torch.autograd.grad(_log_heat_kernel(leaf, t).sum(), leaf)
-    return score
+    """The derivative of log p_t by omega, term by term of :func:`_log_heat_kernel`.
+
+    In closed form, as torch.jit.trace has no gradients within what it traces.
+    """
+    short = t < 1
+    t1 = torch.where(short, t, 1)
+    value, slope = torch.ones_like(omega * t), torch.zeros_like(omega * t)
+    for k in (1, 2):
+        rate = 2 * math.pi * k / t1
+        first = (-rate * (math.pi * k - omega)).exp()
+        y = rate * omega
+        cosh = first * (1 + (-2 * y).exp()) / 2
+        sinhc = first * _expm1_ratio(2 * y)
+        near = y < 1e-4
+        bend = torch.where(near, first * y / 3, (cosh - sinhc) / torch.where(near, 1, y))  # sinh(y) / y, by y
+        value = value + (-1) ** k * 2 * (cosh - 2 * math.pi * k * rate * sinhc)
+        slope = slope + (-1) ** k * 2 * rate * (y * sinhc - 2 * math.pi * k * rate * bend)
+    # 1/omega - cot(omega/2)/2 is sum_n |B_2n| omega^(2n-1) / (2n)!.
+    near = omega < 0.5
+    square = torch.where(near, omega, 0).square()
+    series = torch.zeros_like(omega)
+    for c in (74724249600, 1307674368000 / 691, 47900160, 1209600, 30240, 720, 12):
+        series = 1 / c + square * series
+    far = torch.where(near, 1, omega)
+    of_sinc = torch.where(near, omega * series, 1 / far - 0.5 / (far / 2).tan())
+    wrapped = slope / value + of_sinc - omega / t1
+    t2 = torch.where(short, 1, t)
+    value, slope = torch.ones_like(omega * t), torch.zeros_like(omega * t)
+    character, bend = torch.ones_like(omega), torch.zeros_like(omega)
+    for l in range(1, 10):
+        character, bend = character + 2 * (l * omega).cos(), bend - 2 * l * (l * omega).sin()
+        weight = (2 * l + 1) * (-l * (l + 1) / 2 * t2).exp()
+        value, slope = value + weight * character, slope + weight * bend
+    return torch.where(short, wrapped, slope / value)

@@ -108,40 +108,38 @@ class MatrixFisher(TorchDistribution):
     @property
     def mean(self) -> Tensor:
         """E R in the space of matrices, shape ``batch_shape + (3, 3)``, without gradient."""
-        with torch.no_grad():
-            u, v, d = _decompose(self.concentration)
-            u, v, sums = (t.to(self.concentration.dtype) for t in (u, v, _sums(d)))
-            _, weight, a, b, y = _integrand(sums)
-            # The derivatives of log c by s_1 - s_2, s_1 + s_2 and s_2 + s_3, that by s_1 + s_2 + s_3 apart.
-            d1 = -(weight * y * bessel_ratio_complement(a, 2)).sum(-1)
-            d2 = -(weight * (1 - y) * bessel_ratio_complement(b, 2)).sum(-1)
-            d3 = -2 * (weight * y).sum(-1)
-            slope = 1 + torch.stack([d1 + d2, d2 - d1 + d3, d3], -1)
-            return so3.compose(u * slope.unsqueeze(-2), v.mT)
+        u, v, d = _decompose(self.concentration.detach())
+        u, v, sums = (t.to(self.concentration.dtype) for t in (u, v, _sums(d)))
+        _, weight, a, b, y = _integrand(sums)
+        # The derivatives of log c by s_1 - s_2, s_1 + s_2 and s_2 + s_3, that by s_1 + s_2 + s_3 apart.
+        d1 = -(weight * y * bessel_ratio_complement(a, 2)).sum(-1)
+        d2 = -(weight * (1 - y) * bessel_ratio_complement(b, 2)).sum(-1)
+        d3 = -2 * (weight * y).sum(-1)
+        slope = 1 + torch.stack([d1 + d2, d2 - d1 + d3, d3], -1)
+        return so3.compose(u * slope.unsqueeze(-2), v.mT)
 
     def sample(self, sample_shape=Size()) -> Tensor:
         """Rotations of shape ``sample_shape + batch_shape + (3, 3)``; NaN where no proposal was accepted."""
-        with torch.no_grad():
-            u, v, d = _decompose(self.concentration)
-            u, v, rates = (t.to(self.concentration.dtype) for t in (u, v, _rates(d).clamp_min(0)))
-            rates = pad(rates, (1, 0))
-            b = torch.ones_like(rates[..., 0])
-            # Newton from the left of a convex function; any b in (0, 4] gives an exact sampler.
-            for _ in range(8):
-                terms = 1 / (b.unsqueeze(-1) + 2 * rates)
-                b = b + (terms.sum(-1) - 1) / terms.square().sum(-1)
-            b = b.clamp(max=4)
-            shape = Size((_PROPOSALS,)) + Size(sample_shape) + rates.shape
-            x = torch.randn(shape, dtype=rates.dtype, device=rates.device)
-            x = x * (1 + 2 * rates / b.unsqueeze(-1)).rsqrt()
-            x = x / x.square().sum(-1, keepdim=True).sqrt()
-            excess = (rates * x.square()).sum(-1)
-            log_accept = -excess + 2 * torch.log1p(2 * excess / b) + (4 - b) / 2 - 2 * (4 / b).log()
-            accepted = torch.rand(excess.shape, dtype=x.dtype, device=x.device).log() < log_accept
-            first = accepted.to(torch.uint8).argmax(0)
-            x = x.gather(0, first[None, ..., None].expand(1, *x.shape[1:])).squeeze(0)
-            x = torch.where(accepted.any(0).unsqueeze(-1), x, math.nan)
-            return so3.compose(so3.compose(u, so3.from_quaternion(x)), v.mT)
+        u, v, d = _decompose(self.concentration.detach())
+        u, v, rates = (t.to(self.concentration.dtype) for t in (u, v, _rates(d).clamp_min(0)))
+        rates = pad(rates, (1, 0))
+        b = torch.ones_like(rates[..., 0])
+        # Newton from the left of a convex function; any b in (0, 4] gives an exact sampler.
+        for _ in range(8):
+            terms = 1 / (b.unsqueeze(-1) + 2 * rates)
+            b = b + (terms.sum(-1) - 1) / terms.square().sum(-1)
+        b = b.clamp(max=4)
+        shape = Size((_PROPOSALS,)) + Size(sample_shape) + rates.shape
+        x = torch.randn(shape, dtype=rates.dtype, device=rates.device)
+        x = x * (1 + 2 * rates / b.unsqueeze(-1)).rsqrt()
+        x = x / x.square().sum(-1, keepdim=True).sqrt()
+        excess = (rates * x.square()).sum(-1)
+        log_accept = -excess + 2 * torch.log1p(2 * excess / b) + (4 - b) / 2 - 2 * (4 / b).log()
+        accepted = torch.rand(excess.shape, dtype=x.dtype, device=x.device).log() < log_accept
+        first = accepted.to(torch.uint8).argmax(0)
+        x = x.gather(0, first[None, ..., None].expand(1, *x.shape[1:])).squeeze(0)
+        x = torch.where(accepted.any(0).unsqueeze(-1), x, math.nan)
+        return so3.compose(so3.compose(u, so3.from_quaternion(x)), v.mT)
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""log q of rotations ``(..., 3, 3)`` in nats, shape ``(...)``."""
@@ -219,11 +217,11 @@ def _decompose(f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     singular values are equal has its right gradient there too.
     """
     f = widen(f)
-    with torch.no_grad():
-        r = so3.project(f)
-        s = so3.compose(r.mT, f)
-        v = _eigenvectors((s + s.mT) / 2)
-        u = so3.compose(r, v)
+    fixed = f.detach()
+    r = so3.project(fixed)
+    s = so3.compose(r.mT, fixed)
+    v = _eigenvectors((s + s.mT) / 2)
+    u = so3.compose(r, v)
     return u, v, so3.compose(so3.compose(u.mT, f), v)
 
 

@@ -81,4 +81,4 @@ class Mixture(TorchDistribution):
         draws = self.components.expand((*self.batch_shape, self.num_components)).sample(sample_shape)
         events = len(self.event_shape)
         index = k.reshape(*shape, 1, *[1] * events).expand(*shape, 1, *self.event_shape)
-        return draws.gather(len(shape), index).squeeze(len(shape))
+        return draws.gather(len(shape), index).squeeze(len(shape)).detach()  # torch.jit.trace forgets no_grad

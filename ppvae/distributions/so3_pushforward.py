@@ -87,7 +87,8 @@ class SO3Pushforward(TorchDistribution):
     def sample(self, sample_shape=Size()) -> Tensor:
         """Rotations of shape ``sample_shape + batch_shape + (3, 3)``, without gradient."""
         with torch.no_grad():
-            return so3.compose(self.loc, so3.exp(self.base.sample(Size(sample_shape))))
+            # Detached too, as torch.jit.trace forgets no_grad.
+            return so3.compose(self.loc, so3.exp(self.base.sample(Size(sample_shape)))).detach()
 
     def rsample(self, sample_shape=Size()) -> Tensor:
         """Rotations of shape ``sample_shape + batch_shape + (3, 3)`` with the gradients of ``base.rsample``."""

@@ -132,6 +132,7 @@ def invert(f: Embedding, x: Tensor, bounded: bool = True, iterations: int = 16) 
         z = torch.cat([_search(f, part, bounded, iterations) for part in x.reshape(-1, f.ambient).split(4096)])
         z = z.reshape(*x.shape[:-1], f.dim)
         J = jacobian(f, z)
+    z, J = z.detach(), J.detach()  # torch.jit.trace forgets no_grad
     z = z + _least_squares(J, x - f(z))
     return z + (_inside(z, bounded) - z).detach()
 

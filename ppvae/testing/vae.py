@@ -31,10 +31,6 @@ def check_vae(
 ) -> dict[str, str]:
     """Check a VAE class of one's own; each check is one of the rules that the rest of the library relies on.
 
-    ::
-
-        check_vae(lambda: MyVAE(shape=(1, 8, 8)), x)
-
     :param make: builds a new instance.
     :param data: at least 8 data of shape (n, *shape) in the support of the likelihood.
     :param given: what model and guide are conditioned on, n rows each.
@@ -43,6 +39,12 @@ def check_vae(
     :param seed: seed of all draws.
     :return: the checks made, by name, with what each found.
     :raises AssertionError: if a rule is broken; the message names the rule, what was expected and what came.
+
+    >>> from ppvae.models import GaussianVAE
+    >>> x = (torch.rand(8, 6) > 0.5).float()
+    >>> found = check_vae(lambda: GaussianVAE((6,), dim=2, hidden=(8,)), x)
+    >>> found["plain SVI"]
+    'two instances learn'
     """
     with seeded(seed):
         vae = make()

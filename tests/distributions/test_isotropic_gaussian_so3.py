@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from torch.distributions import kl_divergence
 
 from ppvae.distributions.center import center
-from ppvae.distributions.isotropic_gaussian_so3 import IsotropicGaussianSO3
+from ppvae.distributions.isotropic_gaussian_so3 import IsotropicGaussianSO3, _log_heat_kernel, _score
 from ppvae.distributions.so3_pushforward import kl_isotropic
 from ppvae.distributions.so3_uniform import SO3Uniform
 from ppvae.manifolds import so3
@@ -33,6 +33,14 @@ def about_z(theta):
 
 def law(scale, dtype=F64):
     return IsotropicGaussianSO3(torch.eye(3, dtype=dtype), torch.tensor(scale, dtype=dtype))
+
+
+@pytest.mark.parametrize("t", [1e-6, 1e-3, 0.3, 0.999, 1.0, 1.5, 8.0])
+def test_the_score_is_the_derivative_of_the_log_density(t):
+    omega = [0.0, 1e-12, 1e-6, 1e-4, 1e-3, 0.4999, 0.5001, 1.0, 2.0, 3.0, math.pi]
+    omega, t = torch.tensor(omega, dtype=F64, requires_grad=True), torch.tensor(t, dtype=F64)
+    (exact,) = torch.autograd.grad(_log_heat_kernel(omega, t).sum(), omega)
+    assert torch.allclose(_score(omega.detach(), t), exact, rtol=2e-11, atol=1e-15 / t)
 
 
 def exact_density(omega, t):

@@ -1,6 +1,4 @@
-r"""The evidence lower bound, and the base of all objectives: one differentiable loss computed from the traces.
-
-    ELBO = E_q(z|x) [log p(x | z)] - KL(q(z | x) || p(z))
+r"""The base of all objectives: one differentiable loss computed from the traces.
 
 A :class:`TensorELBO` is a Pyro ELBO: it goes into ``SVI(model, guide, optimizer, loss=...)``, and ``objective(model,
 guide)`` is a module that returns the loss. ``loss``, ``loss_and_grads`` and ``differentiable_loss`` all come from one
@@ -138,39 +136,84 @@ def reconstruction_terms(model_trace: Trace) -> dict[str, Tensor]:
 
 
 def kl_terms(
-    model_trace: Trace, guide_trace: Trace, skip: Collection[str] = (), sampled: set[str] | None = None
+    model_trace: Trace, guide_trace: Trace, skip: Collection[str] = (), closed: dict[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """An unbiased estimate of KL(q || p) for each latent, in the shape of the plates; exact if a closed form is
-    registered.
+    """An unbiased estimate of KL(q || p) for each latent, in the shape of the plates; exact if it has a closed form.
 
-    :param skip: sites whose densities are not evaluated.
-    :param sampled: a set to which the names of the sites without a closed form are added.
+    :param skip: sites of which no density is evaluated.
+    :param closed: what :func:`closed_forms` returns, if the caller has it.
     """
-    sampled = set() if sampled is None else sampled
-    names = [site["name"] for site in latents(guide_trace)]
-    same_order = [name for name in names if name in model_trace] == [site["name"] for site in latents(model_trace)]
+    closed = closed_forms(model_trace, guide_trace, skip) if closed is None else closed
     terms = {}
-    for name in names:
+    for q in latents(guide_trace):
+        name = q["name"]
         if name in skip:
             continue
-        q: Site = guide_trace.nodes[name]
-        if name not in model_trace:  # an auxiliary variable of the guide
-            sampled.add(name)
+        if name in closed:
+            terms[name] = closed[name]
+        elif name in model_trace:
+            terms[name] = log_prob(guide_trace, q) - log_prob(model_trace, model_trace.nodes[name])
+        else:  # an auxiliary variable of the guide
             terms[name] = log_prob(guide_trace, q)
-            continue
-        p: Site = model_trace.nodes[name]
-        try:
-            closed = same_order and same_scale(p["scale"], q["scale"]) and p["mask"] is q["mask"]
-            if not closed or is_deterministic(q["fn"]):  # Pyro's form for Delta leaves its log_density out
-                raise NotImplementedError
-            terms[name] = scale_and_mask(kl_divergence(q["fn"], p["fn"]), q["scale"], q["mask"])
-        except NotImplementedError:  # what torch raises if no closed form is registered
-            sampled.add(name)
-            terms[name] = log_prob(guide_trace, q) - log_prob(model_trace, p)
     for factor in observations(guide_trace):
         if factor["name"] not in skip:
-            sampled.add(factor["name"])
             terms[factor["name"]] = log_prob(guide_trace, factor)
+    return terms
+
+
+def closed_forms(model_trace: Trace, guide_trace: Trace, skip: Collection[str] = ()) -> dict[str, Tensor]:
+    """KL(q || p) of each latent that has a registered closed form, in the shape of the plates."""
+    if not same_order(model_trace, guide_trace):
+        return {}
+    terms = {}
+    for q in latents(guide_trace):
+        name = q["name"]
+        if name in skip or name not in model_trace or is_deterministic(q["fn"]):  # Pyro's for Delta drops log_density
+            continue
+        p: Site = model_trace.nodes[name]
+        if same_scale(p["scale"], q["scale"]) and p["mask"] is q["mask"]:
+            try:
+                terms[name] = scale_and_mask(kl_divergence(q["fn"], p["fn"]), q["scale"], q["mask"])
+            except NotImplementedError:  # torch's for no closed form
+                continue
+    return terms
+
+
+def same_order(model_trace: Trace, guide_trace: Trace) -> bool:
+    """Whether model and guide sample the latents in one order: no prior depends on a later draw of the guide."""
+    in_guide = [site["name"] for site in latents(guide_trace) if site["name"] in model_trace]
+    return in_guide == [site["name"] for site in latents(model_trace)]
+
+
+def kl_from_new_draws(model_trace: Trace, guide_trace: Trace, closed: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A second estimate of :func:`kl_terms`, without gradients, from new draws at the sites without a closed form.
+
+    Given the latents before it, a site's new draw is independent of the one in the trace. A decision that is taken by
+    the second estimate therefore does not bias the first.
+
+    :raises ValueError: if the guide samples the latents in another order than the model: the laws in the trace then say
+        nothing of a new draw.
+    """
+    terms = {}
+    for q in latents(guide_trace):
+        name = q["name"]
+        if name in closed:
+            terms[name] = closed[name].detach()
+            continue
+        if not same_order(model_trace, guide_trace):
+            raise ValueError(
+                f"site {name!r}: expected model and guide to sample the latents in one order, since the KL of each is "
+                "judged by itself; change the order in the guide, or train with ELBO"
+            )
+        with torch.no_grad():
+            z = q["fn"].sample()
+            term = scale_and_mask(q["fn"].log_prob(z), q["scale"], q["mask"])
+            if name in model_trace:
+                p: Site = model_trace.nodes[name]
+                term = term - scale_and_mask(p["fn"].log_prob(z), p["scale"], p["mask"])
+        terms[name] = term
+    for factor in observations(guide_trace):
+        terms[factor["name"]] = log_prob(guide_trace, factor).detach()
     return terms
 
 
