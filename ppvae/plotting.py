@@ -100,7 +100,7 @@ def plot_latent(points: Any, labels: Any = None, manifold: Any = None) -> Figure
 
     >>> angle = np.linspace(0, 6, 20)
     >>> z = np.stack([np.cos(angle), np.sin(angle)], -1)  # points of the circle
-    >>> plot_latent(z, labels=np.arange(20) % 3, manifold=sphere).axes
+    >>> plot_latent(z, labels=np.arange(20) % 3, manifold=Circle()).axes
     [<PolarAxes: xlabel='angle of $z$ (radians)'>]
     """
     if isinstance(points, Mapping):

@@ -27,8 +27,8 @@ class GaussianMixture(nn.Module):
     :param clusters: K.
     :param head: posterior head with values in R^dim; diagonal Gaussian by default.
 
-    >>> GaussianMixture(2, clusters=5).law.component_logits.shape
-    torch.Size([5])
+    >>> GaussianMixture(2, clusters=5).law.loc.shape
+    torch.Size([5, 2])
     """
 
     given = ()

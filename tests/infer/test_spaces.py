@@ -13,7 +13,7 @@ from torch.distributions import constraints
 
 import ppvae.distributions as ours
 from ppvae.infer.spaces import contains, manifold_of, measure_of
-from ppvae.manifolds import SO3, Angle, Box, Circle, Euclidean, Hyperboloid, Power, Quotient, Sphere, Torus, quotient
+from ppvae.manifolds import SO3, Angle, Box, Circle, Euclidean, Hyperboloid, Power, Product, Quotient, Sphere, Torus, quotient
 from ppvae.manifolds.embeddings import CircleEmbedding, SwissRollEmbedding
 from ppvae.nn import InverseAutoregressiveHead
 from ppvae.random import seeded
@@ -232,6 +232,14 @@ LAWS: dict[str, tuple[Callable, type | None, tuple | str | None]] = {
     "OnQuotient": (
         lambda: ours.OnQuotient(ours.HypersphericalUniform(3), quotient("projective")),
         Quotient,
+        None,
+    ),
+    "ProductLaw": (
+        lambda: ours.ProductLaw(
+            [ours.HypersphericalUniform(2), dist.Normal(zeros(1), 1.0).to_event(1)],
+            Product([Circle(), Euclidean()], [(2,), (1,)]),
+        ),
+        Product,
         None,
     ),
     "WrappedNormal, circle": (lambda: ours.WrappedNormal(Circle(), POLE[:2], ones(1)), Circle, None),

@@ -57,6 +57,7 @@ from ppvae.manifolds import (
     Angle,
     Box,
     Circle,
+    ComplexProjective,
     Euclidean,
     Hyperboloid,
     Power,
@@ -92,6 +93,7 @@ NEGATIVE_TYPE: dict[type, tuple[bool, str]] = {
     Power: (False, "the root of a sum of squared distances is not of negative type for two circles or more [11]"),
     Product: (False, "the root of a sum of squared distances is not of negative type for two circles or more [11]"),
     Quotient: (False, "on projective spaces of dimension 2 or more it is not of negative type [9, 10]"),
+    ComplexProjective: (False, "on projective spaces it is not of negative type [9, 10]"),
     RiemannianManifold: (False, "the distance of a metric that varies is not of negative type in general [5]"),
 }
 

@@ -25,6 +25,7 @@ from ppvae.manifolds import (
     Angle,
     Box,
     Circle,
+    ComplexProjective,
     Euclidean,
     Hyperboloid,
     Power,
@@ -225,6 +226,8 @@ def points(manifold):
             return SO3Uniform(dtype=torch.float64).sample((400,))
         if isinstance(manifold, Hyperboloid):
             return from_origin(3 * normal(400, 3))
+        if isinstance(manifold, ComplexProjective):
+            return manifold.uniform(torch.zeros(400, 3, 2, dtype=torch.float64))
         if isinstance(manifold, Box):
             return torch.cartesian_prod(*[torch.arange(20, dtype=torch.float64) / 20] * 2)
         if isinstance(manifold, Power | Product):
@@ -240,7 +243,9 @@ def points(manifold):
 
 
 SYMMETRIC = [Euclidean(), Angle(), Circle(), Sphere(), Hyperboloid(), SO3(), Torus(1), Torus(2), Torus(3)]
-SYMMETRIC += [Box(glued=True), Power(Circle(), 1), Product([Circle(), Circle()], [(2,), (2,)]), quotient("projective")]
+SYMMETRIC += [
+    ComplexProjective(),
+    Box(glued=True), Power(Circle(), 1), Product([Circle(), Circle()], [(2,), (2,)]), quotient("projective")]
 LEARNED = RiemannianManifold(lambda z: torch.exp(z[..., :1, None]) * torch.eye(2).to(z))
 
 
@@ -250,7 +255,7 @@ def is_of_negative_type(manifold):
 
 def test_every_manifold_is_in_the_table():
     found = {kind for kind in map(manifolds.__dict__.get, manifolds.__all__) if hasattr(kind, "dist")}
-    assert found - {manifolds.Manifold} == set(divergences.NEGATIVE_TYPE) == {type(m) for m in [*SYMMETRIC, LEARNED]}
+    assert found - {manifolds.Manifold, manifolds.Unrolled} == set(divergences.NEGATIVE_TYPE) == {type(m) for m in [*SYMMETRIC, LEARNED]}
 
 
 @pytest.mark.parametrize("manifold", SYMMETRIC, ids=lambda m: f"{type(m).__name__}{getattr(m, 'n', '')}")
