@@ -14,6 +14,8 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import lazy_property
 
+from ppvae.distributions.base import base_law
+
 
 class Mixture(TorchDistribution):
     """Mixture of K laws; density with respect to the volume that the density of its components has.
@@ -41,6 +43,11 @@ class Mixture(TorchDistribution):
     def support(self) -> Any:
         """That of the components."""
         return self.components.support
+
+    @property
+    def manifold(self) -> Any:
+        """That of the components, where they name one."""
+        return getattr(base_law(self.components), "manifold", None)
 
     @lazy_property
     def num_components(self) -> int:
