@@ -13,6 +13,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions.utils import lazy_property
 
+from ppvae.distributions.base import base_law
 from ppvae.distributions.finite import log_weights
 
 
@@ -42,6 +43,11 @@ class Mixture(TorchDistribution):
     def support(self) -> Any:
         """That of the components."""
         return self.components.support
+
+    @property
+    def manifold(self) -> Any:
+        """That of the components, where they name one."""
+        return getattr(base_law(self.components), "manifold", None)
 
     @lazy_property
     def num_components(self) -> int:

@@ -16,6 +16,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from ppvae.latents.protocol import Encode, law_of
+from ppvae.manifolds import Euclidean
 from ppvae.nn import NormalHead, PosteriorHead, records_options
 
 __all__ = ["Gaussian"]
@@ -39,6 +40,11 @@ class Gaussian(nn.Module):
         super().__init__()
         self.dim, self.head, self.prior_law = dim, head or NormalHead(dim), prior
         self.features, self.reads = self.head.features, (dim,)
+
+    @property
+    def manifold(self) -> Euclidean:
+        """Where z lives."""
+        return Euclidean()
 
     def prior(self, name: str, like: Tensor, *given: Tensor, encode: Encode | None = None) -> Tensor:
         """z ~ p(z)."""

@@ -51,6 +51,11 @@ class Hyperbolic(nn.Module):
         self.head = head or HyperbolicNormalHead(dim, prior_scale)
         self.features, self.reads = self.head.features, (dim - 1,)
 
+    @property
+    def manifold(self) -> Hyperboloid:
+        """Where z lives."""
+        return Hyperboloid()
+
     def prior(self, name: str, like: Tensor, *given: Tensor, encode: Encode | None = None) -> Tensor:
         """z ~ p(z)."""
         if self.prior_law is not None:

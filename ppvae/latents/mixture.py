@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ppvae.distributions import GaussianMixture as GaussianMixtureLaw
 from ppvae.latents.protocol import Encode
+from ppvae.manifolds import Euclidean
 from ppvae.nn import NormalHead, PosteriorHead, records_options
 
 __all__ = ["GaussianMixture"]
@@ -27,8 +28,8 @@ class GaussianMixture(nn.Module):
     :param clusters: K.
     :param head: posterior head with values in R^dim; diagonal Gaussian by default.
 
-    >>> GaussianMixture(2, clusters=5).law.loc.shape
-    torch.Size([5, 2])
+    >>> GaussianMixture(2, clusters=5).law.sample((3,)).shape
+    torch.Size([3, 2])
     """
 
     given = ()
@@ -46,6 +47,11 @@ class GaussianMixture(nn.Module):
     def law(self) -> GaussianMixtureLaw:
         """p(z)."""
         return GaussianMixtureLaw(self.logits, self.loc, self.log_scale.exp())
+
+    @property
+    def manifold(self) -> Euclidean:
+        """Where z lives."""
+        return Euclidean()
 
     def prior(self, name: str, like: Tensor, *given: Tensor, encode: Encode | None = None) -> Tensor:
         """z ~ p(z)."""

@@ -23,6 +23,11 @@ class Latent(Protocol):
     reads: tuple[int, ...]  #: shape of what a decoder gets
     given: tuple[Constraint, ...]  #: what the latent is given beside x, such as labels
 
+    @property
+    def manifold(self) -> Any:
+        """Where z lives, a :class:`ppvae.manifolds.Manifold`."""
+        ...
+
     def prior(self, name: str, like: Tensor, *given: Tensor, encode: Encode | None = None) -> Tensor:
         """Sample z in the model.
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ppvae.distributions import SO3Uniform
 from ppvae.latents.protocol import Encode, law_of
+from ppvae.manifolds import SO3
 from ppvae.nn import PosteriorHead, SO3NormalHead, records_options
 
 __all__ = ["Rotation"]
@@ -39,6 +40,11 @@ class Rotation(nn.Module):
         super().__init__()
         self.head: PosteriorHead = head or SO3NormalHead()
         self.prior_law, self.features = prior, self.head.features
+
+    @property
+    def manifold(self) -> SO3:
+        """Where z lives."""
+        return SO3()
 
     def prior(self, name: str, like: Tensor, *given: Tensor, encode: Encode | None = None) -> Tensor:
         """z ~ p(z)."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ppvae.distributions import HypersphericalUniform
 from ppvae.latents.protocol import Encode, law_of
+from ppvae.manifolds import Power, Sphere
 from ppvae.nn import PosteriorHead, VonMisesFisherHead, records_options
 
 __all__ = ["Spherical"]
@@ -47,6 +48,11 @@ class Spherical(nn.Module):
             raise ValueError(f"Spherical: expected dim >= 2 (2 is the circle) and copies >= 1, got {dim} and {copies}")
         self.dim, self.copies, self.head, self.prior_law = dim, copies, head or VonMisesFisherHead(dim), prior
         self.features, self.reads = copies * self.head.features, (copies * dim,)
+
+    @property
+    def manifold(self) -> Sphere | Power:
+        """Where z lives."""
+        return Sphere() if self.copies == 1 else Power(Sphere(), 1)
 
     def prior(self, name: str, like: Tensor, *given: Tensor, encode: Encode | None = None) -> Tensor:
         """z ~ p(z)."""

@@ -12,6 +12,7 @@ from typing import Any
 import pyro
 from torch import Tensor, nn
 
+from ppvae import manifolds
 from ppvae.distributions import HypersphericalUniform
 from ppvae.latents.protocol import Encode, law_of
 from ppvae.nn import PosteriorHead, VonMisesFisherHead, records_options
@@ -40,6 +41,11 @@ class Torus(nn.Module):
             raise ValueError(f"Torus: expected n >= 1 circles, got {n}")
         self.n, self.head, self.prior_law = n, head or VonMisesFisherHead(2), prior
         self.features, self.reads = n * self.head.features, (2 * n,)
+
+    @property
+    def manifold(self) -> manifolds.Torus:
+        """Where z lives."""
+        return manifolds.Torus(self.n)
 
     def prior(self, name: str, like: Tensor, *given: Tensor, encode: Encode | None = None) -> Tensor:
         """z ~ p(z)."""

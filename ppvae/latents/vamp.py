@@ -41,6 +41,11 @@ class Vamp(nn.Module):
         self.features, self.reads, self.given = self.base.features, self.base.reads, self.base.given
         self.u = nn.Parameter(0.5 + 0.1 * torch.randn(pseudo_inputs, *shape))
 
+    @property
+    def manifold(self) -> Any:
+        """That of the base."""
+        return self.base.manifold
+
     def prior(self, name: str, like: Tensor, *given: Tensor, encode: Encode | None = None) -> Tensor:
         """z ~ p(z)."""
         if encode is None:

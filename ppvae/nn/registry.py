@@ -51,6 +51,15 @@ HEADS = {
     "SO3Normal": Part("nn.rotation_heads", "SO3NormalHead", "rotations", "a rotation and three scales"),
     "UnimodalBeta": Part("nn.heads", "UnimodalBetaHead", "box", "mode and log concentration of each coordinate"),
     "UnrolledCircle": Part("nn.heads", "UnrolledCircleHead", "torus", "direction and log concentration of each angle"),
+    "Cylinder": Part("nn.product_heads", "CylinderHead", "cylinder", "direction, height and log scales"),
+    "Box": Part("nn.product_heads", "BoxHead", "box with glued sides", "place and log concentration of each side"),
+    "Moebius": Part("nn.quotient_heads", "MoebiusHead", "Möbius strip", "invariants of the strip and log scales"),
+    "Klein": Part("nn.quotient_heads", "KleinHead", "Klein bottle", "invariants of the bottle and log scales"),
+    "Projective": Part("nn.quotient_heads", "ProjectiveHead", "projective space", "a symmetric matrix, by its axis"),
+    "Axes": Part(
+        "nn.quotient_heads", "AxesHead", "rotations, up to the signs of axes", "a symmetric matrix and scales"
+    ),
+    "Shape": Part("nn.shape_head", "ShapeHead", "shapes of landmarks", "a configuration and log scales"),
 }
 #: Maps from features to the rotation at which a law on SO(3) is centred.
 ROTATIONS = {
@@ -116,6 +125,10 @@ LATENTS = {
     "Rotation": Part("latents.rotation", "Rotation", "rotations", "features of its head"),
     "Spherical": Part("latents.spherical", "Spherical", "spheres", "features of its head, for each copy"),
     "Torus": Part("latents.torus", "Torus", "torus", "features of its head, for each circle"),
+    "Box": Part("latents.box", "Box", "box", "features of its head"),
+    "Cylinder": Part("latents.cylinder", "Cylinder", "cylinder", "features of its head"),
+    "Quotient": Part("latents.quotient", "Quotient", "quotient of another latent's space", "features of its head"),
+    "Shape": Part("latents.shape", "Shape", "shapes of landmarks", "features of its head"),
     "Vamp": Part("latents.vamp", "Vamp", "that of another latent", "features of the other latent"),
 }
 

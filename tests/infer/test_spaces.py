@@ -13,7 +13,20 @@ from torch.distributions import constraints
 
 import ppvae.distributions as ours
 from ppvae.infer.spaces import contains, manifold_of, measure_of
-from ppvae.manifolds import SO3, Angle, Box, Circle, Euclidean, Hyperboloid, Power, Product, Quotient, Sphere, Torus, quotient
+from ppvae.manifolds import (
+    SO3,
+    Angle,
+    Box,
+    Circle,
+    Euclidean,
+    Hyperboloid,
+    Power,
+    Product,
+    Quotient,
+    Sphere,
+    Torus,
+    quotient,
+)
 from ppvae.manifolds.embeddings import CircleEmbedding, SwissRollEmbedding
 from ppvae.nn import InverseAutoregressiveHead
 from ppvae.random import seeded

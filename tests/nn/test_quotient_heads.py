@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ppvae.distributions import center
-from ppvae.manifolds import SO3, circle, quotient
+from ppvae.manifolds import SO3, circle, quotient, so3
 from ppvae.manifolds.principal_axes import symmetric
 from ppvae.nn import AxesHead, BoxHead, CylinderHead, KleinHead, MoebiusHead, ProjectiveHead, ShapeHead
 from ppvae.nn.quotient_heads import WIDEST, bounded_scale, direction
@@ -75,8 +75,6 @@ def loop(name):
         return torch.stack([circle.exp(turn), circle.exp(1.2 * turn.cos())], -2)
     if name == "projective":
         return torch.stack([turn.cos(), turn.sin(), torch.zeros_like(t)], -1)
-    from ppvae.manifolds import so3
-
     return so3.exp(torch.stack([0 * t, 0 * t, turn], -1))
 
 
@@ -90,8 +88,8 @@ def test_along_a_loop_that_the_cover_does_not_close_the_law_is_continuous(name):
     there = head(features(name, z[1:])).log_prob(away[:-1])
     assert (there - law.log_prob(away)[:-1]).abs().max() < 0.05
     # The centre as a point of the cover does jump, somewhere: no head could avoid it.
-    steps = manifold.base.dist(center(law)[1:], center(law)[:-1])
-    assert manifold.dist(center(law)[1:], center(law)[:-1]).max() < 0.01 < 1 < max(steps.max(), 2.0)
+    before, after = center(law)[:-1], center(law)[1:]
+    assert manifold.dist(before, after).max() < 0.01 and manifold.base.dist(before, after).max() > 1
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -120,7 +118,7 @@ def test_the_correlation_turns_with_the_choice_of_a_representative(name):
     z = points(name, 200)
     assert torch.allclose(laws[0].log_prob(z), laws[1].log_prob(z), atol=1e-6)
     L = laws[0].base.scale_tril
-    assert L[1, 0].abs() > 0.05
+    assert L[1, 0].abs() > 0.03
 
 
 @pytest.mark.parametrize(
@@ -133,8 +131,8 @@ def test_features_that_vanish_or_are_large_give_finite_laws(head):
         for size in (0.0, 1e-3, 1.0, 30.0):
             torch.manual_seed(0)
             h = (size * torch.randn(50, head.features, dtype=dtype)).requires_grad_()
-            if isinstance(head, BoxHead) and size == 30.0:
-                h = (h.detach() / 5).requires_grad_()  # exp(90) is no concentration
+            if isinstance(head, (BoxHead, CylinderHead, MoebiusHead)) and size == 30.0:
+                h = (h.detach() / 6).requires_grad_()  # exp(90) is no concentration, and no scale on a line
             law = head(h)
             z = law.rsample()
             value = law.log_prob(z)

@@ -245,7 +245,11 @@ def points(manifold):
 SYMMETRIC = [Euclidean(), Angle(), Circle(), Sphere(), Hyperboloid(), SO3(), Torus(1), Torus(2), Torus(3)]
 SYMMETRIC += [
     ComplexProjective(),
-    Box(glued=True), Power(Circle(), 1), Product([Circle(), Circle()], [(2,), (2,)]), quotient("projective")]
+    Box(glued=True),
+    Power(Circle(), 1),
+    Product([Circle(), Circle()], [(2,), (2,)]),
+    quotient("projective"),
+]
 LEARNED = RiemannianManifold(lambda z: torch.exp(z[..., :1, None]) * torch.eye(2).to(z))
 
 
@@ -255,7 +259,11 @@ def is_of_negative_type(manifold):
 
 def test_every_manifold_is_in_the_table():
     found = {kind for kind in map(manifolds.__dict__.get, manifolds.__all__) if hasattr(kind, "dist")}
-    assert found - {manifolds.Manifold, manifolds.Unrolled} == set(divergences.NEGATIVE_TYPE) == {type(m) for m in [*SYMMETRIC, LEARNED]}
+    assert (
+        found - {manifolds.Manifold, manifolds.Unrolled}
+        == set(divergences.NEGATIVE_TYPE)
+        == {type(m) for m in [*SYMMETRIC, LEARNED]}
+    )
 
 
 @pytest.mark.parametrize("manifold", SYMMETRIC, ids=lambda m: f"{type(m).__name__}{getattr(m, 'n', '')}")
