@@ -39,8 +39,8 @@ WITHOUT_EXAMPLE: dict[str, str] = {
         TensorELBO TotalCorrelation_ELBO
     """,
     "ppvae.manifolds": """
-        SO3 Circle Geodesics Hyperboloid InverseVolumeMetric Manifold PosteriorCovarianceMetric
-        PullbackMetric RiemannianManifold RiemannianMetric Sphere Torus as_metric log_area
+        SO3 Circle Geodesics Hyperboloid InverseVolumeMetric Lift Manifold PosteriorCovarianceMetric
+        PullbackMetric RiemannianManifold RiemannianMetric Sphere Torus Unrolled as_metric log_area
         nearest_neighbour_distance rotate_from_pole
     """,
     "ppvae.metrics": "PRDC EmbeddingReport",

@@ -2,7 +2,8 @@
 
     [SITE=]KIND[:NUMBER[:NUMBER]]
 
-``gaussian:8`` is ``Gaussian(8)``, ``spherical:6:8`` is ``Spherical(6, copies=8)``, ``pose=rotation`` is a rotation at
+``klein`` is ``Quotient("klein")``, ``gaussian:8`` is ``Gaussian(8)``,
+``spherical:6:8`` is ``Spherical(6, copies=8)``, ``pose=rotation`` is a rotation at
 the site "pose". Several words are a product, joined by ``+`` in one word: ``rotation+gaussian:4``.
 
 This file is read without torch.
@@ -26,11 +27,17 @@ KINDS: dict[str, tuple[Part, tuple[str, ...]]] = {
     "torus": (Part("latents.torus", "Torus", "torus", "n points of the circle"), ("n",)),
     "rotation": (Part("latents.rotation", "Rotation", "rotations", "a rotation of space"), ()),
     "hyperbolic": (Part("latents.hyperbolic", "Hyperbolic", "hyperboloid", "a point of H^{dim-1}"), ("dim",)),
+    "cylinder": (Part("latents.cylinder", "Cylinder", "cylinder", "a point of circle x R"), ()),
+    "shape": (Part("latents.shape", "Shape", "shapes", "landmarks in the plane, up to similarity"), ("landmarks",)),
+    **{
+        name: (Part("latents.quotient", "Quotient", name, "a point of a quotient"), ())
+        for name in ("moebius", "klein", "projective", "axes")
+    },
     "mixture": (Part("latents.mixture", "GaussianMixture", "R^d", "a vector with clusters"), ("dim", "clusters")),
 }
 
 
-def parse(word: str) -> tuple[str | None, Part, dict[str, int]]:
+def parse(word: str) -> tuple[str | None, Part, dict[str, Any]]:
     """The site, the class and the options that a word says.
 
     >>> site, part, options = parse("style=gaussian:8")
@@ -49,7 +56,10 @@ def parse(word: str) -> tuple[str | None, Part, dict[str, int]]:
     if len(numbers) > len(names) or not all(number.isdigit() for number in numbers):
         form = ":".join([kind, *map(str.upper, names)])
         raise ValueError(f"latent {word!r}: expected {form} with whole numbers")
-    return site if equals else None, part, dict(zip(names, map(int, numbers), strict=False))
+    options: dict[str, Any] = dict(zip(names, map(int, numbers), strict=False))
+    if part.cls == "Quotient":
+        options["base"] = kind
+    return site if equals else None, part, options
 
 
 def from_words(words: Sequence[str]) -> Any:

@@ -102,7 +102,10 @@ class ComplexProjective:
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """The point ``|u|`` radians from x along the geodesic with direction u; smooth at u = 0."""
         angle = u.flatten(-2).norm(dim=-1)[..., None, None]
-        return angle.cos() * x + torch.sinc(angle / math.pi) * u
+        y = angle.cos() * x + torch.sinc(angle / math.pi) * u
+        return (
+            y / y.flatten(-2).norm(dim=-1)[..., None, None]
+        )  # a long u is off the tangent space by |u| rounding units
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """The shortest tangent vector u at x with exp_x(u) = y up to a phase; smooth but where <x, y> = 0.

@@ -190,7 +190,12 @@ def combined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def tangent(manifold: Manifold, x: Tensor, c: Tensor) -> Tensor:
-    """The tangent vector at x with the coordinates c, shape ``(..., d)``, in the frame."""
+    """The tangent vector at x with the coordinates c, shape ``(..., d)``, in the frame.
+
+    >>> from ppvae.manifolds import Circle
+    >>> tangent(Circle(), torch.tensor([0.0, 1.0]), torch.tensor([0.5]))
+    tensor([-0.5000,  0.0000])
+    """
     event = manifold.support.event_dim
     return (c.reshape(*c.shape, *[1] * event) * manifold.frame(x)).sum(-1 - event)
 
@@ -205,6 +210,10 @@ def frechet_mean(manifold: Manifold, x: Tensor, weights: Tensor | None = None, i
     among at most 512 of them, the steps lead to the global one unless the points are spread all over it.
 
     Source: Afsari, Tron and Vidal (2013), https://arxiv.org/abs/1201.0925
+
+    >>> from ppvae.manifolds import Sphere
+    >>> frechet_mean(Sphere(), torch.tensor([[0.6, 0.8, 0.0], [0.6, -0.8, 0.0]])).round(decimals=3)
+    tensor([1., 0., 0.])
     """
     n = x.shape[0]
     w = x.new_full((n,), 1 / n) if weights is None else weights / weights.sum()

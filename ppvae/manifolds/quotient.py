@@ -210,8 +210,12 @@ QUOTIENTS: dict[str, tuple[Callable[[], Manifold], list[Isometry], Callable[[Ten
 def quotient(name: str, base: Manifold | None = None) -> Quotient:
     """The quotient ``name`` of the table above.
 
-    :param base: the cover; that of the table where not given.
+    :param base: the cover; by default that of the table.
     :raises ValueError: for another name, or a cover of another kind.
+
+    >>> x = torch.tensor([1.0, 0.0, 0.0])
+    >>> quotient("projective").dist(x, -x)
+    tensor(0.)
     """
     if name not in QUOTIENTS:
         raise ValueError(f"quotient: expected one of {', '.join(QUOTIENTS)}, got {name!r}")
