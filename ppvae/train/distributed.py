@@ -7,8 +7,10 @@ sum over its data, each process gets
     grad = (1 / W) sum_r grad (W / N) L_r
 
 by ``DistributedDataParallel``. This is the gradient of one process for the whole batch, if the loss is a sum over the
-data. Under a plate scale L_r is taken per datum first, and each shard counts by its share of the batch. A quantity of a batch becomes one of a shard: the statistics of BatchNorm, the divergences of InfoVAE, the mean KL
-that free bits and a capacity compare. Each process draws noise from a generator of its own, so a run equals that of one
+data. Under a plate scale L_r is taken per datum first, and each shard counts by its share of the batch.
+
+A quantity of a batch becomes one of a shard: the statistics of BatchNorm, the divergences of InfoVAE, the mean KL that
+free bits and a capacity compare. Each process draws noise from a generator of its own, so a run equals that of one
 process in law, not number by number. Means over an epoch are over the data of all processes, and buffers are those of
 the first process, so all of them keep the same best weights and stop together.
 """

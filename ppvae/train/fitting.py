@@ -116,8 +116,9 @@ def fit(
     :raises ValueError: if shapes, dtypes or values do not fit the VAE, the guide does not fit the prior and the
         objective, arguments are out of range, or the checkpoint is of another run.
     :raises FileExistsError: if there is a checkpoint and it is not to be continued.
-    :raises FloatingPointError: if a loss is NaN or infinite, the message names epoch, step and site; or if the mean
-        loss of an epoch is a thousand times that of the first step.
+    :raises FloatingPointError: if a loss or a parameter is NaN or infinite, the message names epoch, step and site; or
+        if the loss, of an epoch in the mean or after its last step, is a thousand times that of the first step. The VAE
+        then holds the best weights of the epochs before, or those that it had at the start.
 
     >>> import torch
     >>> from ppvae.models import GaussianVAE
