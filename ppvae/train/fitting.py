@@ -181,11 +181,8 @@ def _batches(vae: VAE, data: Any, settings: Settings, processes: Group | None, t
     """The batches of training or validation data, or the shard of this process, checked."""
     check = DataCheck(vae, settings.transform, settings.objective.needs)
     batches = make_batches(data, settings.batch_size, check, training, announce=training and settings.progress)
-    if processes is None:
-        check_batch_sizes(vae, batches, training)
-        return batches
-    dealt = shard(batches, processes, (settings.seed or 0) if training else 0)
-    check_batch_sizes(vae, batches, training, processes.size)
+    dealt = batches if processes is None else shard(batches, processes, (settings.seed or 0) if training else 0)
+    check_batch_sizes(vae, settings.objective, batches, training, 1 if processes is None else processes.size)
     return dealt
 
 

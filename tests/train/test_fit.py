@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import ppvae
-from ppvae.infer import ELBO, IWAE_ELBO, TensorELBO
+from ppvae.infer import ELBO, IWAE_ELBO, CodeNorm, InfoVAE_ELBO, Regularized, TensorELBO, TotalCorrelation_ELBO
 from ppvae.nn import NormalLikelihood
 from ppvae.train import batches
 from ppvae.train.loop import Loop
@@ -444,6 +444,60 @@ def test_a_loss_that_grows_without_becoming_infinite_ends_training():
     x = (torch.rand(64, 1, 4, 4) > 0.5).float()
     with pytest.raises(FloatingPointError, match=r"the loss rose from .* in the first step to .*training diverges"):
         ppvae.fit(vae, x, epochs=3, batch_size=8, lr=1e4, seed=0, progress=False)
+
+
+class TestBatchSizes:
+    """What the objective cannot take is refused before the first step, not at the end of the first epoch."""
+
+    OBJECTIVES = {
+        "info": lambda: InfoVAE_ELBO("mmd", 0.5, 1.0),
+        "info, some": lambda: InfoVAE_ELBO({"z": "energy"}, 1.0, 1.0),
+        "total correlation": TotalCorrelation_ELBO,
+        "total correlation of N": lambda: TotalCorrelation_ELBO(num_data=80),
+        "penalised": lambda: Regularized(TotalCorrelation_ELBO(), code=CodeNorm(0.1)),
+    }
+
+    def refused(self, objective, words="batch", **options):
+        vae = make(Watching)
+        with pytest.raises(ValueError, match=words):
+            fit(vae, objective=self.OBJECTIVES[objective](), **options)
+        assert not vae.seen[True]  # in training mode
+
+    @pytest.mark.parametrize("objective", OBJECTIVES)
+    def test_a_last_batch_of_one_datum(self, objective, tmp_path):
+        words = "batch_size: 80 data in batches of 79: .* that leaves no single datum over"
+        self.refused(objective, words, batch_size=79)
+        self.refused(objective, x=DataLoader(Rows(), batch_size=79))
+        self.refused(objective, x=DataLoader(Rows(), batch_size=79, shuffle=True))
+        self.refused(objective, x=Rows(), batch_size=79)
+        np.save(tmp_path / "x.npy", TRAIN)
+        self.refused(objective, x=np.load(tmp_path / "x.npy", mmap_mode="r"), batch_size=79)
+        self.refused(objective, x=TRAIN[:1])
+
+    @pytest.mark.parametrize("objective", OBJECTIVES)
+    def test_one_of_the_validation_data(self, objective):
+        self.refused(objective, "39 validation data in batches of 38", validation=VALID[1:], batch_size=38)
+
+    def test_a_batch_of_more_than_the_training_data(self):
+        objective = TotalCorrelation_ELBO(num_data=60)
+        with pytest.raises(ValueError, match=r"80 data in batches of 70: .* at most num_data = 60 data, got one of 70"):
+            fit(objective=objective, batch_size=70)
+
+    @pytest.mark.parametrize("objective", OBJECTIVES)
+    def test_what_they_can_take(self, objective):
+        assert fit(objective=self.OBJECTIVES[objective](), batch_size=78, validation=VALID, epochs=1).epochs == 1
+        loader = DataLoader(Rows(), batch_size=79, drop_last=True)
+        assert fit(objective=self.OBJECTIVES[objective](), x=loader, epochs=1).epochs == 1
+
+    def test_one_datum_is_enough_where_nothing_compares_data(self):
+        assert fit(objective=InfoVAE_ELBO(alpha=0.5, lambda_=0.5), batch_size=79, epochs=1).epochs == 1
+        assert fit(objective=InfoVAE_ELBO({}, 0.5, 1.0), batch_size=79, epochs=1).epochs == 1
+        assert fit(batch_size=79, validation=VALID[:1], epochs=1).epochs == 1
+
+    def test_batch_normalisation_sees_the_batches_of_a_loader(self):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+        with pytest.raises(ValueError, match="80 data in batches of 79 leave a batch of one datum, on which BatchNorm"):
+            fit(make(encoder=net), x=DataLoader(Rows(), batch_size=79))
 
 
 class Wrong:
