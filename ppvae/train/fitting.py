@@ -1,5 +1,6 @@
 """Train a VAE: arguments in, :class:`Fit` out."""
 
+import inspect
 import math
 import os
 import sys
@@ -216,6 +217,12 @@ def _make_optimizer(vae: VAE, settings: Settings) -> Optimizer:
         optimizer = settings.optimizer(parameters)
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"optimizer: expected it to make a torch optimizer, got {type(optimizer).__name__} from it")
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"optimizer: {type(optimizer).__name__} evaluates the loss several times in a step; expected an optimizer "
+            "that takes the gradients of one evaluation, such as torch.optim.Adam"
+        )
     _check_manifolds(vae, optimizer)
     return optimizer
 
