@@ -158,7 +158,7 @@ def captured(net: dict[str, Any], x: Tensor, samples: int = 1) -> Block:
     return block
 
 
-def model(net: dict[str, Any], law: str) -> nn.Module:
+def model(net: dict[str, Any], law: str) -> Any:
     dim = net["dim"]
     if law == "vMF":
         return SphericalVAE(net["shape"], dim, encoder=net["encoder"](dim + 1), decoder=net["decoder"](dim)).to(DEVICE)

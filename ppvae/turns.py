@@ -145,7 +145,7 @@ class Session:
 
     def __init__(self, seed: int | None = None, tf32: bool = False):
         self.seed, self.tf32 = seed, tf32
-        self.store: dict[str, Any] = {"params": {}, "constraints": {}}
+        self.store: Any = {"params": {}, "constraints": {}}
         self.generators: Any = None  #: of the run, while they are not in place
         self.outer: tuple[Any, ...] = ()  #: what was in place before the run
         self.below: Session | None = None  #: the run in whose turn this one began, in the same thread

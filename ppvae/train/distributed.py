@@ -15,7 +15,6 @@ process in law, not number by number. Means over an epoch are over the data of a
 the first process, so all of them keep the same best weights and stop together.
 """
 
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ppvae.infer import TensorELBO
-from ppvae.train.batches import Batches, MappedBatches, MemoryBatches
+from ppvae.train.batches import Batches, Keys, MappedBatches, MemoryBatches
 from ppvae.train.step import EpochTotals, Gradients, Measured, Transform
 from ppvae.turns import reseed
 from ppvae.vae import VAE
@@ -87,7 +86,7 @@ class Shard:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+    def __iter__(self) -> Keys:
         rank, n = self.processes.rank, self.batches.n
         order = torch.arange(n)
         noise = self.seed
@@ -107,6 +106,10 @@ class Shard:
     def batch(self, *key: Tensor) -> tuple[Tensor, ...]:
         """The batch of a key, before the transform."""
         return self.batches.batch(*key)
+
+    def extent(self) -> tuple[int, int]:
+        """The number of data and the size of a batch, of all processes together."""
+        return self.batches.n, self.batches.batch_size
 
     def fingerprint(self) -> Any:
         """A description of the data as JSON, by which a continued run is recognised as the same."""
