@@ -197,7 +197,7 @@ def _prepare(
 ) -> Loop:
     """The loop with its optimizer, its step and its checkpoint, which is continued if there is one."""
     optimizer = _make_optimizer(vae, settings)
-    summary = _summary(batches, held_out, settings, optimizer, processes)
+    summary = _summary(vae, batches, held_out, settings, optimizer, processes)
     schedule = None if settings.scheduler is None else settings.scheduler(optimizer)
     fit = Fit(vae, best_weights=copy_weights(vae))
     loop = Loop(fit, settings, session, batches, held_out, optimizer, schedule, processes)
@@ -242,20 +242,24 @@ def _check_manifolds(vae: VAE, optimizer: Optimizer) -> None:
 
 
 def _summary(
-    batches: Batches, held_out: Batches | None, settings: Settings, optimizer: Optimizer, processes: Group | None
+    vae: VAE,
+    batches: Batches,
+    held_out: Batches | None,
+    settings: Settings,
+    optimizer: Optimizer,
+    processes: Group | None,
 ) -> dict[str, Any]:
     """What must be the same where a run is continued, as JSON."""
     if settings.checkpoint is None:
         return {}
     groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    parameter = optimizer.param_groups[0]["params"][0]
     return {
         "data": batches.fingerprint(),
         "validation": None if held_out is None else held_out.fingerprint(),
         **settings.summary(),
         "optimizer": {"type": type(optimizer).__qualname__, "groups": summarize(groups)},
         "scheduler": None,
-        "dtype": str(parameter.dtype),
+        "dtype": str(device_and_dtype(vae)[1]),
         **({} if processes is None else {"processes": processes.size}),
     }
 
