@@ -8,7 +8,9 @@ therefore takes turns, in one queue for the whole process:
 * a training step is one turn, so that a run leaves the queue to others between its steps.
 
 A run that another thread interrupts takes its generators and its parameter store with it, and puts them back at its
-next turn. Its numbers are those of a run that is alone. ``benchmarks/threads.py`` prints what turns cost. Three things remain with the user:
+next turn. Its numbers are those of a run that is alone. ``benchmarks/threads.py`` prints what turns cost.
+
+Three things remain with the user:
 
 * Code of the user's own that draws from torch's global generator, or runs Pyro outside of ppvae, does not queue. Hold
   :func:`exclusive` around such code, or give it a process of its own.
@@ -143,7 +145,7 @@ class Session:
 
     def __init__(self, seed: int | None = None, tf32: bool = False):
         self.seed, self.tf32 = seed, tf32
-        self.store: dict[str, Any] = {"params": {}, "constraints": {}}
+        self.store: Any = {"params": {}, "constraints": {}}
         self.generators: Any = None  #: of the run, while they are not in place
         self.outer: tuple[Any, ...] = ()  #: what was in place before the run
         self.below: Session | None = None  #: the run in whose turn this one began, in the same thread

@@ -271,6 +271,10 @@ ARGUMENTS = [
     ({"optimizer": list}, "optimizer: expected it to make a torch optimizer, got list from it"),
     ({"objective": pyro.infer.Trace_ELBO()}, "objective: expected an object of ppvae.infer such as ELBO"),
     ({"objective": ELBO}, "objective: expected an object of ppvae.infer such as ELBO"),
+    ({"optimizer": torch.optim.LBFGS}, "optimizer: LBFGS evaluates the loss several times in a step"),
+    ({"epochs": 2.0}, "epochs: expected a whole number of at least 1, got 2.0"),
+    ({"batch_size": True}, "batch_size: expected a whole number of at least 1, got True"),
+    ({"seed": 0.5}, "seed: expected a whole number"),
     ({"resume": True}, "resume: name the file to continue from: checkpoint="),
 ]
 
@@ -279,6 +283,42 @@ ARGUMENTS = [
 def test_arguments_out_of_range(options, words):
     with pytest.raises(ValueError, match=words):
         fit(BINARY, **options)
+
+
+def test_an_unknown_argument_is_a_type_error():
+    with pytest.raises(TypeError, match="num_workers"):
+        fit(BINARY, num_workers=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there():
+    with pytest.raises(ValueError, match="device: torch finds no CUDA device here, got 'cuda:1'; choose 'cpu'"):
+        fit(BINARY, device="cuda:1")
+
+
+def test_numbers_of_numpy_are_those_of_python(tmp_path):
+    """In a checkpoint too."""
+    plain = {"batch_size": 8, "epochs": 2, "patience": 1, "seed": 3, "warmup": 0.5, "lr": 0.25, "clip_norm": 2.0}
+    kinds = {int: np.int16, float: np.float32}
+    numpy = {name: kinds[type(value)](value) for name, value in plain.items()}
+    losses = []
+    for options in (plain, numpy):
+        torch.manual_seed(0)
+        losses.append(fit(BINARY, vae(), validation=BINARY, checkpoint=tmp_path / f"{len(losses)}", **options).history)
+    assert losses[0]["loss"] == losses[1]["loss"]
+    options = {**plain, "epochs": 3, "resume": True, "validation": BINARY}
+    assert fit(BINARY, vae(), checkpoint=tmp_path / "1", **options).epochs >= 2
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_training_needs_gradients_and_has_them(context):
+    torch.manual_seed(0)
+    plain = fit(BINARY, vae()).history["loss"]
+    torch.manual_seed(0)
+    model = vae()
+    with context():
+        assert fit(BINARY, model).history["loss"] == plain
+    assert not any(p.is_inference() for p in model.parameters())
 
 
 @pytest.mark.parametrize("model", ["gaussian-vae", GaussianVAE, nn.Linear(2, 2)])

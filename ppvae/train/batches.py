@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ppvae.infer import TensorELBO
 from ppvae.infer.sites import Needs
 from ppvae.inputs import check_domain, check_support, on_disk, read_rows, to_tensors
 from ppvae.random import seeded
@@ -237,15 +238,14 @@ def make_batches(data: Any, batch_size: int, check: DataCheck, training: bool, a
     return MemoryBatches(tensors, batch_size, None, shuffle=False)
 
 
-def check_batch_sizes(vae: VAE, batches: Batches, training: bool, processes: int = 1) -> None:
-    """Raise a ValueError if a batch is too small for the networks, as far as its size is known before an epoch.
+def check_batch_sizes(vae: VAE, objective: TensorELBO, batches: Batches, training: bool, processes: int = 1) -> None:
+    """Raise a ValueError if the networks or the objective cannot take a batch, where its size is known before an epoch.
 
     :param processes: how many processes share each batch.
     """
     n, size = batches.extent() or (0, 1)
-    sizes = {
-        part for whole in (min(n, size), n % size) if whole for part in (whole // processes, -(-whole // processes))
-    }
+    whole = {rows for rows in (min(n, size), n % size) if rows}
+    sizes = {rows for N in whole for rows in (N // processes, -(-N // processes)) if rows}
     normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in vae.modules())
     if training and normalised and 1 in sizes:
         what = "a batch of one datum" if processes == 1 else f"one of {processes} processes a single datum"
@@ -253,3 +253,9 @@ def check_batch_sizes(vae: VAE, batches: Batches, training: bool, processes: int
             f"batch_size: {n} data in batches of {size} leave {what}, on which BatchNorm cannot train; choose another "
             "batch_size"
         )
+    for rows in sorted(sizes):
+        try:
+            objective.check_batch_size(rows)
+        except ValueError as error:
+            of = "validation data" if not training else "data"
+            raise ValueError(f"batch_size: {n} {of} in batches of {size}: {error}") from None

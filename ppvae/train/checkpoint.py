@@ -9,7 +9,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ppvae.io import describe, read, write_tensors
+from ppvae.vae import VAE
 
 
 class Stateful(Protocol):
@@ -37,10 +38,10 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], vae: nn.Module, settings: dict[str, Any], parts: Mapping[str, Stateful]
+        self, path: str | os.PathLike[str], vae: VAE, settings: dict[str, Any], parts: Mapping[str, Stateful]
     ):
         self.path, self.parts = Path(path), parts
-        self.header = {**describe(vae), "settings": json.loads(json.dumps(settings))}
+        self.header = {**describe(cast(nn.Module, vae)), "settings": json.loads(json.dumps(settings))}
 
     def save(self) -> None:
         """Replace the file, whole or not at all.

@@ -20,6 +20,7 @@ from torch.optim import SGD, Optimizer
 
 from ppvae.tracing import Compiled, compile_function, explain, trace
 from ppvae.train.step import DeviceStep, EpochTotals, Gradients, Measured, Source, Step
+from ppvae.vae import VAE
 
 Mode = Literal["graph", "inductor", False]
 
@@ -215,7 +216,7 @@ def make_step(
 
 
 def resolve_compile_mode(
-    mode: str | bool, vae: nn.Module, optimizer: Optimizer, steps: int, announce: Callable[[str], None]
+    mode: str | bool, vae: VAE, optimizer: Optimizer, steps: int, announce: Callable[[str], None]
 ) -> Mode:
     """How the steps run.
 

@@ -7,13 +7,14 @@ sum over its data, each process gets
     grad = (1 / W) sum_r grad (W / N) L_r
 
 by ``DistributedDataParallel``. This is the gradient of one process for the whole batch, if the loss is a sum over the
-data. Under a plate scale L_r is taken per datum first, and each shard counts by its share of the batch. A quantity of a batch becomes one of a shard: the statistics of BatchNorm, the divergences of InfoVAE, the mean KL
-that free bits and a capacity compare. Each process draws noise from a generator of its own, so a run equals that of one
+data. Under a plate scale L_r is taken per datum first, and each shard counts by its share of the batch.
+
+A quantity of a batch becomes one of a shard: the statistics of BatchNorm, the divergences of InfoVAE, the mean KL that
+free bits and a capacity compare. Each process draws noise from a generator of its own, so a run equals that of one
 process in law, not number by number. Means over an epoch are over the data of all processes, and buffers are those of
 the first process, so all of them keep the same best weights and stop together.
 """
 
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ppvae.infer import TensorELBO
-from ppvae.train.batches import Batches, MappedBatches, MemoryBatches
+from ppvae.train.batches import Batches, Keys, MappedBatches, MemoryBatches
 from ppvae.train.step import EpochTotals, Gradients, Measured, Transform
 from ppvae.turns import reseed
 from ppvae.vae import VAE
@@ -85,7 +86,7 @@ class Shard:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+    def __iter__(self) -> Keys:
         rank, n = self.processes.rank, self.batches.n
         order = torch.arange(n)
         noise = self.seed
@@ -105,6 +106,10 @@ class Shard:
     def batch(self, *key: Tensor) -> tuple[Tensor, ...]:
         """The batch of a key, before the transform."""
         return self.batches.batch(*key)
+
+    def extent(self) -> tuple[int, int]:
+        """The number of data and the size of a batch, of all processes together."""
+        return self.batches.n, self.batches.batch_size
 
     def fingerprint(self) -> Any:
         """A description of the data as JSON, by which a continued run is recognised as the same."""

@@ -1,5 +1,7 @@
 """Where a loss that is not finite, or far too large, comes from."""
 
+from typing import Any
+
 import pyro
 import torch
 from pyro import poutine
@@ -20,6 +22,7 @@ def explain_loss(vae: VAE, batch: tuple[Tensor, ...], when: str) -> str:
         guide_trace = poutine.trace(vae.guide).get_trace(*batch)
         model_trace = poutine.trace(poutine.replay(vae.model, trace=guide_trace)).get_trace(*batch)
         for trace, side in ((guide_trace, "guide"), (model_trace, "model")):
+            site: Any
             for name, site in trace.nodes.items():
                 if site["type"] != "sample":
                     continue

@@ -1,5 +1,6 @@
 """Train a VAE: arguments in, :class:`Fit` out."""
 
+import inspect
 import math
 import os
 import sys
@@ -116,8 +117,9 @@ def fit(
     :raises ValueError: if shapes, dtypes or values do not fit the VAE, the guide does not fit the prior and the
         objective, arguments are out of range, or the checkpoint is of another run.
     :raises FileExistsError: if there is a checkpoint and it is not to be continued.
-    :raises FloatingPointError: if a loss is NaN or infinite, the message names epoch, step and site; or if the mean
-        loss of an epoch is a thousand times that of the first step.
+    :raises FloatingPointError: if a loss or a parameter is NaN or infinite, the message names epoch, step and site; or
+        if the loss, of an epoch in the mean or after its last step, is a thousand times that of the first step. The VAE
+        then holds the best weights of the epochs before, or those that it had at the start.
 
     >>> import torch
     >>> from ppvae.models import GaussianVAE
@@ -180,11 +182,8 @@ def _batches(vae: VAE, data: Any, settings: Settings, processes: Group | None, t
     """The batches of training or validation data, or the shard of this process, checked."""
     check = DataCheck(vae, settings.transform, settings.objective.needs)
     batches = make_batches(data, settings.batch_size, check, training, announce=training and settings.progress)
-    if processes is None:
-        check_batch_sizes(vae, batches, training)
-        return batches
-    dealt = shard(batches, processes, (settings.seed or 0) if training else 0)
-    check_batch_sizes(vae, batches, training, processes.size)
+    dealt = batches if processes is None else shard(batches, processes, (settings.seed or 0) if training else 0)
+    check_batch_sizes(vae, settings.objective, batches, training, 1 if processes is None else processes.size)
     return dealt
 
 
@@ -198,7 +197,7 @@ def _prepare(
 ) -> Loop:
     """The loop with its optimizer, its step and its checkpoint, which is continued if there is one."""
     optimizer = _make_optimizer(vae, settings)
-    summary = _summary(batches, held_out, settings, optimizer, processes)
+    summary = _summary(vae, batches, held_out, settings, optimizer, processes)
     schedule = None if settings.scheduler is None else settings.scheduler(optimizer)
     fit = Fit(vae, best_weights=copy_weights(vae))
     loop = Loop(fit, settings, session, batches, held_out, optimizer, schedule, processes)
@@ -218,6 +217,12 @@ def _make_optimizer(vae: VAE, settings: Settings) -> Optimizer:
         optimizer = settings.optimizer(parameters)
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"optimizer: expected it to make a torch optimizer, got {type(optimizer).__name__} from it")
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"optimizer: {type(optimizer).__name__} evaluates the loss several times in a step; expected an optimizer "
+            "that takes the gradients of one evaluation, such as torch.optim.Adam"
+        )
     _check_manifolds(vae, optimizer)
     return optimizer
 
@@ -237,20 +242,24 @@ def _check_manifolds(vae: VAE, optimizer: Optimizer) -> None:
 
 
 def _summary(
-    batches: Batches, held_out: Batches | None, settings: Settings, optimizer: Optimizer, processes: Group | None
+    vae: VAE,
+    batches: Batches,
+    held_out: Batches | None,
+    settings: Settings,
+    optimizer: Optimizer,
+    processes: Group | None,
 ) -> dict[str, Any]:
     """What must be the same where a run is continued, as JSON."""
     if settings.checkpoint is None:
         return {}
     groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    parameter = optimizer.param_groups[0]["params"][0]
     return {
         "data": batches.fingerprint(),
         "validation": None if held_out is None else held_out.fingerprint(),
         **settings.summary(),
         "optimizer": {"type": type(optimizer).__qualname__, "groups": summarize(groups)},
         "scheduler": None,
-        "dtype": str(parameter.dtype),
+        "dtype": str(device_and_dtype(vae)[1]),
         **({} if processes is None else {"processes": processes.size}),
     }
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from ppvae.random import seeded
 from ppvae.train.batches import Batches
 from ppvae.train.checkpoint import Checkpoint
 from ppvae.train.compiled import Graph
@@ -23,6 +24,8 @@ from ppvae.train.settings import Settings
 from ppvae.train.step import EpochTotals, NotFiniteError, Step, transformed
 from ppvae.turns import Session
 from ppvae.vae import VAE, device_and_dtype, evaluating
+
+Key = tuple[Tensor, ...]
 
 
 class Loop:
@@ -100,11 +103,13 @@ class Loop:
     def _run_epoch(self, epoch: int) -> None:
         lr = float(self.optimizer.param_groups[0]["lr"])
         try:
-            terms = self._train(epoch)
+            terms, last = self._train(epoch)
         except NotFiniteError as error:
-            raise self._not_finite(error, epoch) from None
+            with self._turn():
+                raise self._not_finite(error.batch, f"epoch {epoch}, step {error.step}") from None
         record = {"epoch": float(epoch), **terms, "kl_weight": float(self.kl_weight)}
-        self._check_divergence(epoch, record["loss"])
+        self._check_size(record["loss"], f"in epoch {epoch}")
+        self._check_last_step(epoch, last)
         if self.processes is not None:
             self.processes.broadcast_buffers(self.fit.vae)
         if self.held_out is not None:
@@ -120,9 +125,10 @@ class Loop:
         self._schedule(score)
         self._report()
 
-    def _train(self, epoch: int) -> dict[str, float]:
-        """The steps of an epoch; means of the terms over the data."""
+    def _train(self, epoch: int) -> tuple[dict[str, float], Key]:
+        """The steps of an epoch: means of the terms over the data, and the key of the last batch."""
         self.step.clear()
+        last: Key = ()
         with self._turn():
             keys = iter(self.batches)  # which may draw the order of the data
         with closing(keys):
@@ -133,10 +139,11 @@ class Loop:
                         break
                     self._warm_up(epoch, i)
                     self.step(*key)
+                    last = key
                     if self.fit.first_loss is None:
                         self.fit.first_loss = self.step.mean()["loss"]
                 self.progress.update()
-        return self.step.mean()
+        return self.step.mean(), last
 
     def _warm_up(self, epoch: int, step: int) -> None:
         """Set the KL weight of a step."""
@@ -145,17 +152,34 @@ class Loop:
             done = epoch - 1 + step / max(len(self.batches), 1)
             self.kl_weight.fill_(self.full_weight * (min(1.0, done / warmup) if warmup else 1.0))
 
-    def _not_finite(self, error: NotFiniteError, epoch: int) -> FloatingPointError:
-        with self._turn():
-            return FloatingPointError(explain_loss(self.fit.vae, error.batch, f"epoch {epoch}, step {error.step}"))
+    def _check_last_step(self, epoch: int, key: Key) -> None:
+        """Evaluate the loss once more on the last batch: the last step of an epoch moved the weights after its loss.
 
-    def _check_divergence(self, epoch: int, loss: float) -> None:
+        Without this, an epoch could end with useless weights and a good mean loss. The networks are in training mode,
+        as BatchNorm's running statistics mean little after a few steps; the buffers stay as they were.
+        """
+        vae, totals = self.fit.vae, self.totals()
+        with self._turn(), torch.no_grad(), _unchanged_buffers(vae), seeded(0):
+            batch = transformed(self.batches.transform, self.batches.batch(*key))
+            terms, number_of_data = self.objective.measure(vae.model, vae.guide, *batch)
+            totals.add(terms, number_of_data, batch[0].shape[0])
+            totals.rows += batch[0].shape[0]
+            loss = totals.mean()["loss"]
+            finite = torch.stack([torch.isfinite(p).all() for p in vae.parameters()]).all()
+            if not (math.isfinite(loss) and finite):
+                raise self._not_finite(batch, f"epoch {epoch}, after its last step")
+        self._check_size(loss, f"after the last step of epoch {epoch}")
+
+    def _not_finite(self, batch: tuple[Tensor, ...], when: str) -> FloatingPointError:
+        return FloatingPointError(explain_loss(self.fit.vae, batch, when))
+
+    def _check_size(self, loss: float, when: str) -> None:
         # Neither chance nor the KL's warm-up raises a loss a thousandfold; steps that are too long do.
         first = self.fit.first_loss
         if first is not None and loss > 1000 * max(1.0, abs(first)):
             raise FloatingPointError(
-                f"the loss rose from {first:.4g} in the first step to {loss:.4g} in epoch {epoch} (nats per datum): "
-                "training diverges; lower the learning rate (lr=) or set clip_norm="
+                f"the loss rose from {first:.4g} in the first step to {loss:.4g} {when} (nats per datum): training "
+                "diverges; lower the learning rate (lr=) or set clip_norm="
             )
 
     def _validate(self, epoch: int, held_out: Batches) -> dict[str, float]:
@@ -176,7 +200,7 @@ class Loop:
                     totals.add(terms, number_of_data, batch[0].shape[0])
                     totals.rows += batch[0].shape[0]
                     if not math.isfinite(terms["loss"].item()):
-                        raise FloatingPointError(explain_loss(vae, batch, f"epoch {epoch}, in the validation data"))
+                        raise self._not_finite(batch, f"epoch {epoch}, in the validation data")
 
     def _keep_best(self, epoch: int, score: float) -> None:
         """Copy the weights if they are the best so far, or end training if patience is lost."""
@@ -212,3 +236,14 @@ class Loop:
 def copy_weights(vae: VAE) -> dict[str, Tensor]:
     """A copy of all tensors of a VAE."""
     return {name: value.detach().clone() for name, value in vae.state_dict().items()}
+
+
+@contextmanager
+def _unchanged_buffers(vae: VAE) -> Iterator[None]:
+    """Put the buffers back to what they were."""
+    before = [(buffer, buffer.clone()) for buffer in vae.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)

@@ -56,6 +56,8 @@ class Settings:
         self._check_objects()
         if self.precision not in ("float32", "tf32", "bf16"):
             raise ValueError(f"precision: expected 'float32', 'tf32' or 'bf16', got {self.precision!r}")
+        if self.device is not None and torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device: torch finds no CUDA device here, got {str(self.device)!r}; choose 'cpu'")
         self.continues = self.checkpoint is not None and Path(self.checkpoint).exists()
         if self.resume and self.checkpoint is None:
             raise ValueError("resume: name the file to continue from: checkpoint=...")

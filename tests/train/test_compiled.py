@@ -82,9 +82,9 @@ def test_a_trace_has_the_terms_and_gradients_of_the_step_it_is_of(vae, objective
         gradients.objective.kl_weight = weight
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            eager = gradients(other)
+            eager, number_of_data = gradients(other)
             assert torch.equal(after, torch.get_rng_state())
-    assert terms == list(eager)
+    assert terms == list(eager) and function.number_of_data == number_of_data == len(x)
     for value, name in zip(values, terms, strict=False):
         torch.testing.assert_close(value, eager[name], rtol=1e-6, atol=1e-6, equal_nan=True)
     for value, parameter in zip(values[len(terms) :], gradients.parameters, strict=True):

@@ -68,7 +68,8 @@ for data, more in ((x[:21], {}), (loaded, {}), (x, {'compile': 'inductor'})):
 report = {
     'weights': [p.tolist() for p in vae.state_dict().values()],
     'mapped': [p.tolist() for p in mapped.state_dict().values()],
-    'scaled': scaled, 'history': fit.history, 'again': again.history['loss'], 'seen': seen, 'stopped': stopped, 'errors': errors,
+    'scaled': scaled,
+    'history': fit.history, 'again': again.history['loss'], 'seen': seen, 'stopped': stopped, 'errors': errors,
 }
 sys.stderr.close()
 json.dump(report, open(f'{folder}/{rank}.json', 'w'))

@@ -7,13 +7,14 @@ import pytest
 import torch
 from ppvae.models import GaussianVAE, SphericalVAE
 from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import ppvae
-from ppvae.infer import ELBO, IWAE_ELBO, TensorELBO
+from ppvae.infer import ELBO, IWAE_ELBO, CodeNorm, InfoVAE_ELBO, Regularized, TensorELBO, TotalCorrelation_ELBO
 from ppvae.nn import NormalLikelihood
 from ppvae.train import batches
+from ppvae.train.loop import Loop
 from ppvae.transforms import DynamicBinarization, Scale
 
 rng = np.random.default_rng(0)
@@ -315,7 +316,8 @@ class TestTransforms:
     def test_dynamic_binarisation_is_fresh_in_training_and_fixed_in_validation(self):
         vae = make(Watching)
         fit(vae, GREY[:80], validation=GREY[80:], epochs=3, batch_size=80, transform=DynamicBinarization())
-        draws = [x.sort(0).values for x in vae.seen[True]]  # in an order that does not depend on the shuffle
+        # in an order that does not depend on the shuffle; each step is followed by a check at the end of the epoch
+        draws = [x.sort(0).values for x in vae.seen[True][::2]]
         assert len(draws) == 3 and all(set(x.unique().tolist()) == {0, 1} for x in draws)
         assert not torch.equal(draws[0], draws[1]) and not torch.equal(draws[1], draws[2])
         valid = vae.seen[False][-3:]
@@ -371,7 +373,7 @@ class TestNotFinite:
 
             def forward(self, x):
                 self.calls += 1
-                return self.layer(x.flatten(1)) * (1 if self.calls < 6 else math.nan)
+                return self.layer(x.flatten(1)) * (1 if self.calls < 7 else math.nan)
 
         with pytest.raises(FloatingPointError, match="epoch 2, step 2: the guide's Independent at site 'z' draws NaN"):
             fit(make(encoder=Breaks()))
@@ -432,6 +434,143 @@ def test_a_loss_that_grows_without_becoming_infinite_ends_training():
     x = (torch.rand(64, 1, 4, 4) > 0.5).float()
     with pytest.raises(FloatingPointError, match=r"the loss rose from .* in the first step to .*training diverges"):
         ppvae.fit(vae, x, epochs=3, batch_size=8, lr=1e4, seed=0, progress=False)
+
+
+class TestBatchSizes:
+    """What the objective cannot take is refused before the first step, not at the end of the first epoch."""
+
+    OBJECTIVES = {
+        "info": lambda: InfoVAE_ELBO("mmd", 0.5, 1.0),
+        "info, some": lambda: InfoVAE_ELBO({"z": "energy"}, 1.0, 1.0),
+        "total correlation": TotalCorrelation_ELBO,
+        "total correlation of N": lambda: TotalCorrelation_ELBO(num_data=80),
+        "penalised": lambda: Regularized(TotalCorrelation_ELBO(), code=CodeNorm(0.1)),
+    }
+
+    def refused(self, objective, words="batch", **options):
+        vae = make(Watching)
+        with pytest.raises(ValueError, match=words):
+            fit(vae, objective=self.OBJECTIVES[objective](), **options)
+        assert not vae.seen[True]  # in training mode
+
+    @pytest.mark.parametrize("objective", OBJECTIVES)
+    def test_a_last_batch_of_one_datum(self, objective, tmp_path):
+        words = "batch_size: 80 data in batches of 79: .* that leaves no single datum over"
+        self.refused(objective, words, batch_size=79)
+        self.refused(objective, x=DataLoader(Rows(), batch_size=79))
+        self.refused(objective, x=DataLoader(Rows(), batch_size=79, shuffle=True))
+        self.refused(objective, x=Rows(), batch_size=79)
+        np.save(tmp_path / "x.npy", TRAIN)
+        self.refused(objective, x=np.load(tmp_path / "x.npy", mmap_mode="r"), batch_size=79)
+        self.refused(objective, x=TRAIN[:1])
+
+    @pytest.mark.parametrize("objective", OBJECTIVES)
+    def test_one_of_the_validation_data(self, objective):
+        self.refused(objective, "39 validation data in batches of 38", validation=VALID[1:], batch_size=38)
+
+    def test_a_batch_of_more_than_the_training_data(self):
+        objective = TotalCorrelation_ELBO(num_data=60)
+        with pytest.raises(ValueError, match=r"80 data in batches of 70: .* at most num_data = 60 data, got one of 70"):
+            fit(objective=objective, batch_size=70)
+
+    @pytest.mark.parametrize("objective", OBJECTIVES)
+    def test_what_they_can_take(self, objective):
+        assert fit(objective=self.OBJECTIVES[objective](), batch_size=78, validation=VALID, epochs=1).epochs == 1
+        loader = DataLoader(Rows(), batch_size=79, drop_last=True)
+        assert fit(objective=self.OBJECTIVES[objective](), x=loader, epochs=1).epochs == 1
+
+    def test_one_datum_is_enough_where_nothing_compares_data(self):
+        assert fit(objective=InfoVAE_ELBO(alpha=0.5, lambda_=0.5), batch_size=79, epochs=1).epochs == 1
+        assert fit(objective=InfoVAE_ELBO({}, 0.5, 1.0), batch_size=79, epochs=1).epochs == 1
+        assert fit(batch_size=79, validation=VALID[:1], epochs=1).epochs == 1
+
+    def test_batch_normalisation_sees_the_batches_of_a_loader(self):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+        with pytest.raises(ValueError, match="80 data in batches of 79 leave a batch of one datum, on which BatchNorm"):
+            fit(make(encoder=net), x=DataLoader(Rows(), batch_size=79))
+
+
+class Wrong:
+    """Steps of a length that no loss survives, from an epoch on; its weights are huge, and may be finite."""
+
+    def __init__(self, epoch, lr):
+        self.epoch, self.lr = epoch, lr
+
+    def __call__(self, optimizer):
+        return LambdaLR(optimizer, lambda epoch: 1.0 if epoch + 1 < self.epoch else self.lr / 1e-3)
+
+
+class TestTheLastStep:
+    """The loss of a step is that before it: an epoch of one step says nothing of what the step did."""
+
+    @pytest.mark.parametrize("lr", [1e30, 1e9, 30.0])
+    @pytest.mark.parametrize("options", [{}, {"validation": VALID}, {"warmup": 2}], ids=["", "validation", "warm-up"])
+    def test_of_the_only_epoch(self, lr, options):
+        vae = make(likelihood=NormalLikelihood(0.1))
+        before = weights(vae)
+        words = r"not finite at epoch 1, after its last step|rose from .* after the last step of epoch 1.*lower the"
+        with pytest.raises(FloatingPointError, match=words):
+            fit(vae, epochs=1, batch_size=80, lr=lr, **options)
+        assert torch.equal(weights(vae), before)
+
+    @pytest.mark.parametrize("lr", [1e30, 30.0])
+    @pytest.mark.parametrize("validation", [None, VALID], ids=["", "validation"])
+    def test_of_a_later_epoch_leaves_the_best_weights(self, lr, validation):
+        options = {"batch_size": 80, "validation": validation}
+        good, vae = make(likelihood=NormalLikelihood(0.1)), make(likelihood=NormalLikelihood(0.1))
+        fit(good, epochs=2, **options)
+        with pytest.raises(FloatingPointError, match=r"after (its|the) last step"):
+            fit(vae, epochs=9, scheduler=Wrong(3, lr), **options)
+        assert torch.equal(weights(vae), weights(good))
+
+    def test_a_loss_that_is_huge_and_finite(self):
+        torch.manual_seed(0)
+        vae = SphericalVAE((1, 4, 4), 3, (8,))
+        with pytest.raises(
+            FloatingPointError, match=r"the loss rose from .* after the last step of epoch 1 .*diverges"
+        ):
+            fit(vae, epochs=1, batch_size=80, lr=1e4)
+
+    def test_a_parameter_that_is_infinite_under_a_finite_loss(self):
+        vae = make()
+        vae.spare = nn.Parameter(torch.zeros(2))  # which the loss does not read
+
+        def spoil(optimizer, args, kwargs):
+            with torch.no_grad():
+                vae.spare[1] = math.inf
+
+        def sgd(parameters):
+            optimizer = torch.optim.SGD(parameters, 1e-3)
+            optimizer.register_step_post_hook(spoil)
+            return optimizer
+
+        with pytest.raises(
+            FloatingPointError, match=r"epoch 1, after its last step: the parameter spare became NaN or"
+        ):
+            fit(vae, epochs=1, batch_size=80, optimizer=sgd)
+        assert vae.spare.tolist() == [0, 0]
+
+    def test_checking_it_changes_nothing(self, monkeypatch):
+        """Neither buffers nor draws: dropout and BatchNorm see the steps alone."""
+
+        def run():
+            torch.manual_seed(0)
+            layers = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 4))
+            vae = GaussianVAE((1, 4, 4), 2, (16,), encoder=layers)
+            history = fit(vae, epochs=3, batch_size=40).history
+            return history["loss"], [tensor.tolist() for tensor in vae.state_dict().values()]
+
+        checked = run()
+        monkeypatch.setattr(Loop, "_check_last_step", lambda *_: None)
+        assert checked == run()
+
+    def test_data_far_from_zero_in_a_network_that_normalises_them(self):
+        """BatchNorm's running statistics are far off after the first steps, and so is the loss in eval mode."""
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4))
+        vae = GaussianVAE((4,), 2, encoder=net, decoder=nn.Linear(2, 4), likelihood=NormalLikelihood(1000.0))
+        x = 1e6 + torch.randn(64, 4)
+        assert ppvae.fit(vae, x, epochs=2, batch_size=64, seed=0, progress=False).epochs == 2
 
 
 class TestMemoryMaps:

@@ -98,6 +98,9 @@ class TensorELBO(PyroELBO):
         """What the objective needs of the guide at a latent, see :func:`ppvae.infer.sites.check_pair`."""
         return "bound"
 
+    def check_batch_size(self, size: int) -> None:
+        """Raise a ValueError if the objective cannot take a batch of this many data; ``fit`` asks before it trains."""
+
     def measure(
         self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
     ) -> tuple[dict[str, Tensor], Tensor | float]:

@@ -30,6 +30,8 @@ from ppvae.infer.objectives.base import TensorELBO, kl_terms, reconstruction_ter
 from ppvae.infer.objectives.divergences import find, names
 from ppvae.infer.sites import Needs, Site, latents, number_of_data, observations, plates
 
+_ONE_DATUM = "a batch of one datum has no aggregate posterior; choose a batch_size that leaves no single datum over"
+
 
 class InfoVAE_ELBO(TensorELBO):
     r"""Objective of the InfoVAE, for every model whose latents belong to the data plate.
@@ -94,6 +96,15 @@ class InfoVAE_ELBO(TensorELBO):
         compared = name in self.divergences if isinstance(self.divergences, Mapping) else True
         return "draws" if compared and self.alpha == 1 else "bound"
 
+    def check_batch_size(self, size: int) -> None:
+        """Raise a ValueError for a batch of one datum, if a divergence is estimated from it."""
+        if (
+            size < 2
+            and self.alpha + self.lambda_ > 1
+            and (self.divergences or not isinstance(self.divergences, Mapping))
+        ):
+            raise ValueError(_ONE_DATUM)
+
     def traces(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
         """Traces of guide and model; each latent of the model's also holds a joint draw from the prior,
         ``"prior_value"``.
@@ -154,9 +165,7 @@ class InfoVAE_ELBO(TensorELBO):
         elif p["mask"] is not None or q["mask"] is not None:
             why = "it is masked, and the aggregate posterior of a part of the batch is not known"
         elif frames[0].size < 2:
-            why = (
-                "a batch of one datum has no aggregate posterior; choose a batch_size that leaves no single datum over"
-            )
+            why = _ONE_DATUM
         elif not law.has_rsample and torch.is_grad_enabled() and law.log_prob(p["prior_value"]).requires_grad:
             why = f"the prior {type(law).__name__} has parameters to learn, and no pathwise gradient"
         if why:

@@ -65,6 +65,9 @@ class Regularized(TensorELBO):
     def needs(self, name: str) -> Needs:
         return self.objective.needs(name)
 
+    def check_batch_size(self, size: int) -> None:
+        self.objective.check_batch_size(size)
+
     def measure(
         self, model: Callable, guide: Callable, *args: Any, **kwargs: Any
     ) -> tuple[dict[str, Tensor], Tensor | float]:

@@ -122,15 +122,19 @@ class TotalCorrelation_ELBO(TensorELBO):
             **parts,
         }
 
+    def check_batch_size(self, size: int) -> None:
+        """Raise a ValueError for a batch of one datum, or of more than N."""
+        most = "" if self.num_data is None else f" and at most num_data = {self.num_data}"
+        if size < 2 or (self.num_data is not None and size > self.num_data):
+            raise ValueError(
+                f"TotalCorrelation_ELBO: expected a batch of at least 2{most} data, got one of {size}; choose a "
+                "batch_size that leaves no single datum over, and for num_data the number of training data"
+            )
+
     def _log_share(self, M: int, like: Tensor) -> Tensor:
         """log of the weight that q(z_i | x_j) has in q(z_i), shape (M, 1, M)."""
+        self.check_batch_size(M)
         N = M if self.num_data is None else self.num_data
-        if not 2 <= M <= N:
-            raise ValueError(
-                f"TotalCorrelation_ELBO: expected a batch of at least 2 and at most num_data = {self.num_data} data, "
-                f"got one of {M}; choose a batch_size that leaves no single datum over, and for num_data the number "
-                "of training data"
-            )
         own = torch.eye(M, dtype=torch.bool, device=like.device)[:, None]
         log_other = math.log(N - 1) - math.log(N) - math.log(M - 1)
         return torch.where(own, like.new_full((), -math.log(N)), like.new_full((), log_other))
