@@ -79,12 +79,13 @@ class Flat(nn.Module):
         return torch.cat([Arc(0.5)(z[..., :1]), 0 * z[..., 1:]], -1)
 
 
-@pytest.mark.parametrize(("f", "share"), [(Twice(), 2 * 0.25 / 1.25), (Flat(), 1.0)])
-def test_a_surface_that_overlaps_says_where(f, share):
+# The law on the torus is uniform on either sheet; the density on the curve is infinite, as J loses rank.
+@pytest.mark.parametrize(("f", "share", "density_range"), [(Twice(), 2 * 0.25 / 1.25, 0.0), (Flat(), 1.0, math.inf)])
+def test_a_surface_that_overlaps_says_where(f, share, density_range):
     points = f(torch.rand(500, 2, generator=torch.Generator().manual_seed(1)))
     r = embedding_report(f, points, num_samples=400, permutations=20)
     assert r.colliding == pytest.approx(share, abs=0.07) and "warning: f is not injective" in str(r)
-    assert r.density_range == pytest.approx(0, abs=1e-5) or r.density_range == math.inf
+    assert r.density_range == pytest.approx(density_range, abs=1e-5)
 
 
 def test_without_a_distance_the_points_stand_for_the_manifold():
