@@ -18,6 +18,11 @@ def center(law: Distribution) -> Tensor:
     mean rotation on a curved space, which an average of coordinates would leave.
 
     :raises ValueError: if the law has no centre (a uniform law on a closed manifold).
+
+    >>> import torch
+    >>> from ppvae.distributions import VonMisesFisher
+    >>> center(VonMisesFisher(torch.tensor([0.0, 1.0]), 3.0))
+    tensor([0., 1.])
     """
     mean = law.mean
     if law.support is not None and not law.support.check(mean).all():

@@ -48,6 +48,12 @@ class EmbeddedPushforward(TorchDistribution):
     :raises ValueError: if base and embedding differ in n, and, where arguments are validated, for a base on another
         box than [0, 1]^n or a part of it, and for a value off f(Z).
 
+    >>> from pyro.distributions import Uniform
+    >>> from ppvae.manifolds.embeddings import CircleEmbedding
+    >>> law = EmbeddedPushforward(Uniform(0.0, torch.ones(1)).to_event(1), CircleEmbedding())
+    >>> print(f"{law.log_prob(torch.tensor([0.0, 1.0])).exp():.4f}")  # uniform on a length of 2 pi
+    0.1592
+
     Source: Golikov and Kretov (2018), appendix 5.1, https://arxiv.org/abs/1812.05769
     """
 

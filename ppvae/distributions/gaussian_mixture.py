@@ -112,6 +112,13 @@ class GaussianMixture(TorchDistribution):
     :param scale: standard deviations s_k > 0 of each coordinate, shape ``(..., K, d)``.
     :raises ValueError: if the shapes do not fit or the dtypes differ, or, where arguments are validated, for a scale
         that is not positive.
+
+    >>> law = GaussianMixture(torch.zeros(2), torch.tensor([[-2.0], [2.0]]), torch.ones(2, 1))
+    >>> print(f"{law.log_prob(torch.zeros(1)):.4f}")
+    -2.9189
+    >>> low, high = law.entropy_bounds()
+    >>> print(f"{low:.4f} {high:.4f}")
+    1.9852 2.1118
     """
 
     arg_constraints = {

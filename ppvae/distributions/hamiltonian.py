@@ -49,6 +49,14 @@ class HamiltonianFlow(TorchDistribution):
     :param steps: number K of steps, at least 1: the last one ends at temperature 1.
     :raises ValueError: if ``steps`` is below 1.
 
+    >>> _ = torch.manual_seed(0)
+    >>> step, beta_0 = torch.full((2,), 0.1), torch.tensor(0.5)
+    >>> law = HamiltonianFlow(torch.zeros(2), torch.ones(2), lambda z: -z.square().sum(-1) / 2, step, beta_0, steps=3)
+    >>> z = law.rsample((1000,))
+    >>> weight = -z.square().sum(-1) / 2 - law.log_prob(z)  # of an integral that is 2 pi
+    >>> print(f"{weight.exp().mean():.2f}")
+    6.22
+
     Source: Caterini, Doucet and Sejdinovic (2018), section 3, https://arxiv.org/abs/1805.11328
     """
 

@@ -34,6 +34,10 @@ class HypersphericalUniform(TorchDistribution):
     :param device: device of the samples, torch's default if None.
     :raises ValueError: if ``dim`` < 2, if the dtype is not floating, or, where arguments are validated, for a
         value off the sphere.
+
+    >>> law = HypersphericalUniform(3)
+    >>> print(f"{law.log_prob(torch.tensor([0.0, 0.0, 1.0])).exp():.4f}")  # 1 / (4 pi)
+    0.0796
     """
 
     arg_constraints: dict[str, Constraint] = {}

@@ -22,6 +22,11 @@ class Mixture(TorchDistribution):
     :param logits: logarithms of the weights up to a constant, shape ``(..., K)``.
     :param components: a law of batch shape ``(..., K)``.
     :raises ValueError: if the two have another number of components.
+
+    >>> from ppvae.distributions import VonMisesFisher
+    >>> law = Mixture(torch.zeros(2), VonMisesFisher(torch.eye(2), torch.tensor([5.0, 5.0])))
+    >>> law.component_probs(torch.tensor([0.6, 0.8])).round(decimals=3)
+    tensor([0.2690, 0.7310])
     """
 
     arg_constraints = {"logits": log_weights}

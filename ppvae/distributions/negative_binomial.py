@@ -28,6 +28,12 @@ class NegativeBinomial(dist.NegativeBinomial):
     :param total_count: r, the inverse dispersion.
     :param logits: h = log(mean / r).
 
+    >>> import torch
+    >>> mean, r = 3.0, torch.tensor(2.0)
+    >>> law = NegativeBinomial(r, logits=(mean / r).log())
+    >>> print(f"{law.mean:.1f} {law.variance:.1f} {law.log_prob(torch.tensor(0.0)).exp():.2f}")
+    3.0 7.5 0.16
+
     Source: Lopez et al. (2018), https://doi.org/10.1038/s41592-018-0229-2
     """
 

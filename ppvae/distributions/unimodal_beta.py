@@ -139,6 +139,10 @@ class UnimodalBeta(TorchDistribution):
     :param p: concentration to the right of 0, p >= 0.
     :param q: concentration to the left of 1, q >= 0; the two broadcast.
     :raises ValueError: where arguments are validated, for a negative p or q or a value outside [0, 1].
+
+    >>> law = UnimodalBeta(torch.tensor(3.0), torch.tensor(1.0))  # Beta(4, 2), with its mode at 3/4
+    >>> print(f"{law.log_prob(torch.tensor(0.75)):.4f} {law.mean:.4f} {law.entropy():.4f}")
+    0.7464 0.6667 -0.3624
     """
 
     arg_constraints = {"p": positive_or_zero, "q": positive_or_zero}

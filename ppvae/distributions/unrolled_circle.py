@@ -37,6 +37,11 @@ class UnrolledCircle(TorchDistribution):
         ...)``.
     :raises ValueError: for a base of another event_shape and, where arguments are validated, for a value outside [0,
         1].
+
+    >>> from ppvae.distributions import VonMisesFisher
+    >>> law = UnrolledCircle(VonMisesFisher(torch.tensor([1.0, 0.0]), 4.0))
+    >>> print(f"{law.log_prob(torch.tensor(0.01)):.4f} {law.log_prob(torch.tensor(0.99)):.4f}")
+    1.5671 1.5671
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}

@@ -61,6 +61,15 @@ class Embedding(Protocol):
     Optional, and taken from f itself where they are missing: ``log_volume(z)``, :math:`\log \sqrt{\det J^T J}` of shape
     ``(...)``; ``inverse(x)``, the z with f(z) = x; ``encode(x)``, a z from which Gauss-Newton finds it; ``support``,
     the constraint that holds on f(Z).
+
+    >>> class Helix:
+    ...     dim, ambient = 1, 3
+    ...
+    ...     def __call__(self, z):
+    ...         t = 4 * math.pi * z
+    ...         return torch.cat([t.cos(), t.sin(), t], -1)
+    >>> print(f"{log_volume(Helix(), torch.tensor([0.3])).exp():.4f}")  # 4 pi sqrt 2
+    17.7715
     """
 
     dim: int  #: n, the dimension of the manifold
@@ -72,13 +81,24 @@ class Embedding(Protocol):
 
 
 def jacobian(f: Embedding, z: Tensor) -> Tensor:
-    """J of shape (..., m, n) at z of shape (..., n), by n forward passes over the whole batch."""
+    """J of shape (..., m, n) at z of shape (..., n), by n forward passes over the whole batch.
+
+    >>> jacobian(SwissRollEmbedding(), torch.tensor([0.0, 0.5])).round(decimals=2)
+    tensor([[44.4100,  0.0000],
+            [ 0.0000, 21.0000],
+            [-9.4200,  0.0000]])
+    """
     e = torch.eye(f.dim, dtype=z.dtype, device=z.device)
-    return torch.stack([torch.func.jvp(f, (z,), (e_i.expand_as(z),))[1] for e_i in e.unbind(0)], -1)
+    columns = [torch.func.jvp(f, (z,), (e_i.expand_as(z),))[1] for e_i in e.unbind(0)]
+    return torch.stack(columns, -1).to(z.dtype)  # the tangent of 1 + z is float64 for a float32 z without dimensions
 
 
 def log_volume(f: Embedding, z: Tensor) -> Tensor:
-    r""":math:`\log \sqrt{\det J^T J}` of shape (...) at z of shape (..., n); -inf where J has not full rank."""
+    r""":math:`\log \sqrt{\det J^T J}` of shape (...) at z of shape (..., n); -inf where J has not full rank.
+
+    >>> print(f"{log_volume(CircleEmbedding(), torch.tensor([0.3])).exp():.4f}")
+    6.2832
+    """
     closed = getattr(f, "log_volume", None)
     return closed(z) if closed else torch.stack([r[-1] for r in _qr(jacobian(f, z))[1]], -1).log().sum(-1)
 
@@ -123,6 +143,10 @@ def invert(f: Embedding, x: Tensor, bounded: bool = True, iterations: int = 16) 
     :param iterations: Gauss-Newton steps; from the grid they converge quadratically.
     :return: z of shape (..., n).
     :raises ValueError: if there is nothing to start from: no ``inverse``, no ``encode``, and Z is no box or n > 3.
+
+    >>> f = TorusEmbedding()
+    >>> invert(f, f(torch.tensor([0.3, 0.8]))).round(decimals=4)
+    tensor([0.3000, 0.8000])
     """
     inverse = getattr(f, "inverse", None)
     if inverse:
@@ -170,6 +194,10 @@ def gauss_newton(f: Embedding, x: Tensor, starts: Tensor, bounded: bool = True, 
     :param starts: k starts for each point, shape (k, b, n).
     :param bounded: whether z stays in [0, 1]^n.
     :param iterations: number of steps; each is the best of a full one, three shorter ones and none.
+
+    >>> f, z = SwissRollEmbedding(), torch.tensor([[0.3, 0.8]])
+    >>> gauss_newton(f, f(z), starts=torch.tensor([[[0.4, 0.5]]])).round(decimals=4)
+    tensor([[0.3000, 0.8000]])
     """
     z = starts
     i = torch.arange(4, dtype=x.dtype, device=x.device)
@@ -213,6 +241,9 @@ def image(f: Embedding, bounded: bool = True) -> Constraint:
     """The constraint x in f(Z): that of ``f.support``, or that f inverts x up to rounding.
 
     :param bounded: whether Z is [0, 1]^n, or R^n.
+
+    >>> image(CircleEmbedding()).check(torch.tensor([[0.6, 0.8], [0.6, 0.7]]))
+    tensor([ True, False])
     """
     return getattr(f, "support", None) or _Image(f, bounded)
 
@@ -223,7 +254,11 @@ def _turns(x: Tensor, y: Tensor) -> Tensor:
 
 
 class CircleEmbedding(nn.Module):
-    r"""f(z) = (cos 2 pi z, sin 2 pi z), the f_proj of [1]: volume 2 pi, and the uniform law goes to the uniform one."""
+    r"""f(z) = (cos 2 pi z, sin 2 pi z), the f_proj of [1]: volume 2 pi, and the uniform law goes to the uniform one.
+
+    >>> CircleEmbedding()(torch.tensor([0.125])).round(decimals=4)
+    tensor([0.7071, 0.7071])
+    """
 
     dim, ambient, support = 1, 2, Circle.support
 
@@ -245,6 +280,9 @@ class FlatTorusEmbedding(nn.Module):
     r"""n circles side by side in R^{2n}, (cos 2 pi z_1, sin 2 pi z_1, ...): volume (2 pi)^n, uniform to uniform.
 
     :param n: number of circles; ``f(z).unflatten(-1, (n, 2))`` is a point of :class:`ppvae.manifolds.Torus`.
+
+    >>> FlatTorusEmbedding(2)(torch.tensor([0.125, 0.375])).round(decimals=4)
+    tensor([ 0.7071,  0.7071, -0.7071,  0.7071])
     """
 
     def __init__(self, n: int = 2):
@@ -270,6 +308,9 @@ class TorusEmbedding(nn.Module):
 
     :param major: R, the distance of the tube's centre from the axis.
     :param minor: r < R, the radius of the tube.
+
+    >>> TorusEmbedding(major=2.0, minor=1.0)(torch.tensor([0.125, 0.0])).round(decimals=4)
+    tensor([2.1213, 2.1213, 0.0000])
     """
 
     dim, ambient = 2, 3
@@ -298,6 +339,9 @@ class SphereEmbedding(nn.Module):
     r"""Lambert's cylinder: height h = 2 z_1 - 1 and longitude 2 pi z_2 to S^2 in R^3, volume 4 pi, uniform to uniform.
 
     The two edges z_1 = 0, 1 collapse to the poles, where J is infinite along z_1 and zero along z_2.
+
+    >>> SphereEmbedding()(torch.tensor([0.5, 0.125])).round(decimals=4)
+    tensor([0.7071, 0.7071, 0.0000])
     """
 
     dim, ambient, support = 2, 3, sphere
@@ -328,6 +372,9 @@ class SwissRollEmbedding(nn.Module):
     on it.
 
     :param scale: factor of all three coordinates; at 1 the roll is 29 wide.
+
+    >>> SwissRollEmbedding()(torch.tensor([0.0, 1.0])).round(decimals=4)
+    tensor([ 0.0000, 21.0000, -4.7124])
     """
 
     dim, ambient = 2, 3
@@ -358,6 +405,10 @@ class MoebiusEmbedding(nn.Module):
     by a flip alone. The volume element is :math:`2 \pi w \sqrt{s^2 / 4 + (1 + s \cos \tfrac a2)^2}`.
 
     :param width: w < 2; beyond it the band meets itself.
+
+    >>> f = MoebiusEmbedding()
+    >>> torch.allclose(f(torch.tensor([0.0, 0.2])), f(torch.tensor([1.0, 0.8])), atol=1e-6)
+    True
     """
 
     dim, ambient = 2, 3

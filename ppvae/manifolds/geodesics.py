@@ -58,6 +58,13 @@ class RiemannianManifold:
     :param segments: number of segments of the spline between two points.
     :param steps: number of Runge-Kutta steps of a geodesic from a point and a velocity.
     :param iterations: the most steps of the minimisation; where they do not suffice a warning says so.
+
+    >>> def half_plane(z):  # G(z) = I / z_2^2
+    ...     return z[..., 1, None, None] ** -2 * torch.eye(2, dtype=z.dtype)
+    >>> manifold = RiemannianManifold(half_plane)
+    >>> x, y = torch.tensor([[0.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
+    >>> print(f"{manifold.dist(x, y):.6f}")  # log 2
+    0.693147
     """
 
     support = constraints.real_vector
@@ -235,6 +242,12 @@ class Geodesics:
     """Curves of a batch of pairs, functions of the time t in [0, 1]: ``geodesics(t)``.
 
     :param converged: whether the minimisation came to an end, shape ``(...)``.
+
+    >>> manifold = RiemannianManifold(lambda z: z[..., 1, None, None] ** -2 * torch.eye(2, dtype=z.dtype))
+    >>> x, y = torch.tensor([[-1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    >>> g = manifold.geodesic(x, y)
+    >>> g(0.5).round(decimals=4)  # the top of the half-circle of radius sqrt 2
+    tensor([0.0000, 1.4142], dtype=torch.float64)
     """
 
     manifold: RiemannianManifold
@@ -318,6 +331,10 @@ def minimise(
     :param function: from x of shape ``(n, ...)`` to n values of at least 0, each of its own point alone.
     :return: the points; the decrease that each last step promised, relative to the value; and where that is below the
         root of the rounding error, at which a minimum is as good as found.
+
+    >>> x, _, converged = minimise(lambda x: (x - 3).square().sum(-1), torch.zeros(1, 2), iterations=50)
+    >>> x.round(decimals=4), converged
+    (tensor([[3., 3.]]), tensor([True]))
     """
     shape, n = x.shape, len(x)
 

@@ -36,6 +36,9 @@ def nearest_neighbour_distance(points: Tensor, chunk: int = 1 << 22) -> Tensor:
 
     :param points: shape ``(N, d)``, N at least 2.
     :param chunk: how many pairs of points are held at once.
+
+    >>> nearest_neighbour_distance(torch.tensor([[0.0], [1.0], [3.0]]))
+    tensor([1., 1., 2.], dtype=torch.float64)
     """
     points = points.double()
     rows = max(chunk // len(points), 1)
@@ -63,6 +66,10 @@ class PosteriorCovarianceMetric(RiemannianMetric):
 
     The exponents are computed in float64 whatever the dtype of z, as the terms of their expansion cancel; a result has
     the dtype of z.
+
+    >>> metric = PosteriorCovarianceMetric(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), precision=torch.full((2, 2), 9.0))
+    >>> print([f"{v:.3f}" for v in metric.log_volume(torch.tensor([[0.5, 0.0], [5.0, 0.0]]))])
+    ['0.646', '-4.605']
 
     Source: Chadebec and Allassonnière (2022), https://arxiv.org/abs/2209.07370, equation (4) and algorithm 1
     """
