@@ -14,8 +14,8 @@ from ppvae.distributions.von_mises_fisher import VonMisesFisher
 
 @functools.singledispatch
 def center(law: Distribution) -> Tensor:
-    """A point of the law's space that stands for the law: its mean where the space is flat, its mean direction or
-    mean rotation on a curved space, which an average of coordinates would leave.
+    """A point of the law's space that stands for the law. On a flat space it is the mean. On a curved space an average
+    of coordinates would leave the space, so there it is the mean direction or the mean rotation.
 
     :raises ValueError: if the law has no centre (a uniform law on a closed manifold).
 

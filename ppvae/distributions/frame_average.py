@@ -41,12 +41,12 @@ def _d2(like: Tensor) -> Tensor:
 class FrameAverage(TorchDistribution):
     r"""The law of R d, R ~ ``base`` and d uniform on D_2.
 
-    The density is with respect to the volume of the angle metric on SO(3), whose total mass is :math:`8 \pi^2`; with
-    respect to the volume of the quotient, which is a quarter of it, it is four times as large. Samples carry no
-    gradient.
+    The density is with respect to the volume of the angle metric on SO(3), whose total mass is :math:`8 \pi^2`. The
+    quotient SO(3)/D_2 has a quarter of that volume: with respect to it the density is four times as large. Samples
+    carry no gradient.
 
     :param base: a law on SO(3).
-    :raises ValueError: for a base of another space, and, where arguments are validated, for a value off SO(3).
+    :raises ValueError: for a base of another space. With validated arguments also for a value off SO(3).
 
     >>> from ppvae.distributions import MatrixFisher
     >>> law = FrameAverage(MatrixFisher(5 * torch.eye(3)))

@@ -45,8 +45,8 @@ class AutoregressiveLayer(Protocol):
 class InverseAutoregressive(TorchDistribution):
     r"""Law on R^dim of :math:`z_L = f_L \circ \dots \circ f_1(u)` with normal u; density with respect to the volume dz.
 
-    The density at the law's own draw, which is what training asks for, comes with the draw. At any other point u is
-    found coordinate by coordinate, dim passes of each layer.
+    Training asks for the density of the law's own draw, which comes with the draw. At any other point u is found
+    coordinate by coordinate, in dim passes of each layer.
 
     :param loc: mean of u, shape (..., dim).
     :param scale: standard deviations of u, shape (..., dim).

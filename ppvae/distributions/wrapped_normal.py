@@ -68,12 +68,12 @@ class WrappedNormal(TorchDistribution):
         :class:`ppvae.distributions.SO3Normal`.
     :param loc: points :math:`\mu` of the manifold: unit vectors ``(..., 2)``, ``(..., n, 2)`` or ``(...,
         m)``, points ``(..., m)`` of the hyperboloid.
-    :param scale: standard deviations :math:`\sigma` in radians, one for each dimension of the manifold:
-        ``(..., 1)`` on the circle, ``(..., n)`` on the torus, ``(..., m - 1)`` on the sphere and the hyperboloid. On
-        the sphere they belong to the tangent vectors that :func:`ppvae.manifolds.rotate_from_pole` makes of e_2, ...,
-        e_m, a frame that cannot be continuous in ``loc`` on a sphere such as S^2; with equal scales the law does not
-        depend on it. On the hyperboloid their unit is the radius of curvature, and the frame is the parallel transport
-        of e_2, ..., e_m from the origin.
+    :param scale: standard deviations :math:`\sigma` in radians, one for each dimension of the manifold: ``(..., 1)`` on
+        the circle, ``(..., n)`` on the torus, ``(..., m - 1)`` on the sphere and the hyperboloid. On the sphere they
+        belong to the tangent vectors that :func:`ppvae.manifolds.rotate_from_pole` makes of e_2, ..., e_m. On a sphere
+        such as S^2 no frame is continuous in ``loc``; with equal scales the law does not depend on the frame. On the
+        hyperboloid their unit is the radius of curvature, and the frame is the parallel transport of e_2, ..., e_m from
+        the origin.
     :param num_wraps: K, at least 0, to keep the terms ``|k|`` <= K alone: 0 is the principal branch, which lacks the
         mass of v beyond pi. By default all terms count.
     :raises ValueError: for another manifold and for shapes that do not fit. With validated arguments also for a ``loc``
@@ -260,7 +260,8 @@ def _check_reach(loc: Tensor, scale: Tensor) -> None:
     r"""Refuse a law in hyperbolic space whose draws would overflow.
 
     With S the sum and m the largest of the squared scales, and Q the root of the sum of their squares,
-    :math:`|v|^2 \le S + 2 Q \sqrt t + 2 m t` but for a share :math:`e^{-t}` of the draws [4, lemma 1]: 6e-6 for t = 12.
+    :math:`|v|^2 \le S + 2 Q \sqrt t + 2 m t` for all but a share :math:`e^{-t}` of the draws [4, lemma 1], which is
+    6e-6 for t = 12.
     """
     variance, t = scale.square(), 12
     spread = variance.sum(-1) + 2 * math.sqrt(t) * variance.norm(dim=-1) + 2 * t * variance.amax(-1)

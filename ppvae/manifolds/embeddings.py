@@ -5,9 +5,9 @@ r"""Manifolds as images f(Z) of a box Z in R^n under an embedding f into R^m, an
     d\mathrm{vol} = \sqrt{\det J^T J} \; dz, \qquad
     \log \sqrt{\det J^T J} = \sum_i \log r_{ii}, \quad J = Q R
 
-The triangular factor R comes from Gram-Schmidt with every projection taken twice, which is as accurate as Householder's
-reflections [2] and needs no call that waits for the device. The determinant of :math:`J^T J` itself would square the
-condition number of J and lose twice the digits.
+The triangular factor R comes from Gram-Schmidt with every projection taken twice. That is as accurate as Householder's
+reflections [2], and no call waits for the device. The determinant of :math:`J^T J` itself would square the condition
+number of J and lose twice the digits.
 
 An embedding is any object with ``dim``, ``ambient`` and a call, :class:`Embedding`. One of your own is five lines::
 
@@ -17,8 +17,8 @@ An embedding is any object with ``dim``, ``ambient`` and a call, :class:`Embeddi
             t = 4 * math.pi * z
             return torch.cat([t.cos(), t.sin(), t], -1)
 
-What it knows in closed form it may add: ``log_volume``, ``inverse``, ``support``. All else is found from f alone: the
-Jacobian by forward mode, the inverse by Gauss-Newton from a grid.
+It may also define what it knows in closed form: ``log_volume``, ``inverse``, ``support``. Otherwise the Jacobian comes
+from forward mode, and the inverse from Gauss-Newton steps that start on a grid.
 
 References:
     [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models
@@ -56,11 +56,11 @@ __all__ = [
 
 
 class Embedding(Protocol):
-    r"""A differentiable map f from R^n, or a box in it, to R^m that is injective but for a set of measure zero.
+    r"""A differentiable map f from R^n or a box in R^n to R^m, injective up to a set of measure zero.
 
-    Optional, and taken from f itself where they are missing: ``log_volume(z)``, :math:`\log \sqrt{\det J^T J}` of shape
-    ``(...)``; ``inverse(x)``, the z with f(z) = x; ``encode(x)``, a z from which Gauss-Newton finds it; ``support``,
-    the constraint that holds on f(Z).
+    These members are optional; without them f itself is used: ``log_volume(z)``, :math:`\log \sqrt{\det J^T J}` of
+    shape ``(...)``; ``inverse(x)``, the z with f(z) = x; ``encode(x)``, a z from which Gauss-Newton finds it;
+    ``support``, the constraint that holds on f(Z).
 
     >>> class Helix:
     ...     dim, ambient = 1, 3
@@ -133,16 +133,17 @@ def _least_squares(J: Tensor, r: Tensor) -> Tensor:
 def invert(f: Embedding, x: Tensor, bounded: bool = True, iterations: int = 16) -> Tensor:
     r"""The z nearest to solving f(z) = x: f^{-1}(x) on the manifold, elsewhere a point where ``|f(z) - x|`` is small.
 
-    By ``f.inverse`` where it has one. Otherwise Gauss-Newton steps, halved where they overshoot, from ``f.encode(x)``
-    where it has one, and from the best points of a grid over [0, 1]^n. The number of steps is fixed, so that nothing
-    waits for the device; a z that is not the inverse shows in f(z) != x. The first derivatives, in x and in the
-    parameters of f, are those of the inverse: :math:`dz = J^+ (dx - \partial_\theta f \, d\theta)`.
+    If f has a method ``inverse``, that is the answer. Otherwise Gauss-Newton steps, shortened where they overshoot,
+    start from ``f.encode(x)``, if there is one, and from the best points of a grid over [0, 1]^n. The number of steps
+    is fixed, so that nothing waits for the device. To see whether a z was found, compare f(z) with x. The first
+    derivatives, in x and in the parameters of f, are those of the inverse:
+    :math:`dz = J^+ (dx - \partial_\theta f \, d\theta)`.
 
     :param x: points of shape (..., m).
-    :param bounded: whether z is confined to [0, 1]^n, up to 1 less a rounding unit, the box of a uniform law.
+    :param bounded: whether z stays in [0, 1)^n, the box of a uniform law.
     :param iterations: Gauss-Newton steps; from the grid they converge quadratically.
     :return: z of shape (..., n).
-    :raises ValueError: if there is nothing to start from: no ``inverse``, no ``encode``, and Z is no box or n > 3.
+    :raises ValueError: without a start: f has neither ``inverse`` nor ``encode``, and Z is no box or n > 3.
 
     >>> f = TorusEmbedding()
     >>> invert(f, f(torch.tensor([0.3, 0.8]))).round(decimals=4)
@@ -188,12 +189,12 @@ def _search(f: Embedding, x: Tensor, bounded: bool, iterations: int) -> Tensor:
 
 
 def gauss_newton(f: Embedding, x: Tensor, starts: Tensor, bounded: bool = True, iterations: int = 16) -> Tensor:
-    """The z of shape (b, n) with the smallest ``|f(z) - x|`` that steps from the starts reach.
+    """The z of shape (b, n) with the smallest ``|f(z) - x|`` that Gauss-Newton steps from the starts reach.
 
     :param x: points of shape (b, m).
     :param starts: k starts for each point, shape (k, b, n).
     :param bounded: whether z stays in [0, 1]^n.
-    :param iterations: number of steps; each is the best of a full one, three shorter ones and none.
+    :param iterations: number of steps. Each takes the best of five lengths: 1, 1/2, 1/8, 1/64 and 0.
 
     >>> f, z = SwissRollEmbedding(), torch.tensor([[0.3, 0.8]])
     >>> gauss_newton(f, f(z), starts=torch.tensor([[[0.4, 0.5]]])).round(decimals=4)

@@ -26,8 +26,8 @@ transport from o brings to x has
 which loses no more than the rounding of the points has lost: e^r units of the dtype across e. The vector is divided by
 :math:`x_1`, and norms are taken over the largest entry, so that nothing overflows before the coordinates do: at a
 distance of 88 from the origin in float32 and of 709 in float64. The Poincaré ball, :math:`p / (1 + x_1)`, ends at 17
-and 37. Beyond a distance of 16 in float32 and 36 in float64 the rounding of a point is longer than 1: the distance
-between neighbours there is finite, with finite gradients, but it is that of the rounded points.
+and 37. Beyond a distance of 16 in float32 and 36 in float64 the rounding of a point is longer than 1. The distance
+between neighbours there is finite, with finite gradients, but it is the distance between the rounded points.
 
 Tangent vectors u at x are ambient and of size :math:`e^r |v|`. So ``expmap``, ``logmap`` and ``logvolume`` lose e^r
 rounding units of v, and ``proju`` loses e^{2r}. :func:`boost` and :func:`to_frame` take and give v itself.

@@ -5,8 +5,8 @@ r"""Riemannian metrics of a flat latent space: a positive definite matrix G(z) a
     \log \mathrm{vol}(z) = \tfrac12 \log \det G(z), \qquad
     G(z) = J(z)^\top J(z) \ \text{for the pull-back of} \ f, \quad J = \partial f / \partial z
 
-The volume element is vol(z) dz with dz the Lebesgue measure of the chart R^d. A metric of one's own is any function
-z -> G(z), or any object with ``metric(z)``; :class:`RiemannianMetric` gives the rest by autograd.
+The volume element is vol(z) dz with dz the Lebesgue measure of the chart R^d. Your own metric is any function z ->
+G(z), or any object with ``metric(z)``; :class:`RiemannianMetric` derives the rest by autograd.
 
 References:
     [1] Latent Space Oddity: on the Curvature of Deep Generative Models (Arvanitidis, Hansen & Hauberg, 2018)
@@ -25,7 +25,7 @@ __all__ = ["InverseVolumeMetric", "PullbackMetric", "RiemannianMetric", "as_metr
 
 
 class RiemannianMetric(nn.Module):
-    """A metric of R^d. A subclass gives ``metric(z)``; what it knows in closed form it may override.
+    """A metric of R^d. A subclass defines ``metric(z)``, and may override what it knows in closed form.
 
     Points z and tangent vectors u, v have shape ``(..., d)``. Tensors of a metric are its buffers or parameters, so
     ``to(device)`` moves it.
@@ -90,7 +90,7 @@ class _Function(RiemannianMetric):
 def as_metric(metric: Any) -> RiemannianMetric:
     """A metric from a metric, from an object with ``metric(z)``, or from a function z -> G(z).
 
-    :raises ValueError: if it is none of them.
+    :raises ValueError: for anything else.
 
     >>> as_metric(lambda z: 4 * torch.eye(2).expand(*z.shape, 2)).inner(torch.zeros(2), torch.ones(2), torch.ones(2))
     tensor(8.)

@@ -74,8 +74,7 @@ def exp(xi: Tensor) -> Tensor:
 def log(g: Tensor) -> Tensor:
     """The xi = (omega, sigma, v_1, v_2) with exp(xi) = g and omega in [-pi, pi], (..., 3, 3) -> (..., 4).
 
-    The gradient is finite everywhere; at omega = pi, where -pi would do as well, it is that of the branch
-    taken.
+    The gradient is finite everywhere. At omega = pi, where -pi is a logarithm too, it is that of the chosen branch.
 
     >>> log(exp(torch.tensor([0.5, 0.1, 1.0, 2.0]))).round(decimals=4)
     tensor([0.5000, 0.1000, 1.0000, 2.0000])

@@ -9,10 +9,9 @@ With :math:`\hat v w = v \times w`, :math:`t = |v|` and :math:`\mathrm{sinc}\, t
     d(R, S) &= |\log(R^T S)| \in [0, \pi], & d\mathrm{vol} &= \mathrm{sinc}^2 \tfrac t2 \; dv, \quad
         \mathrm{vol}\, SO(3) = 8 \pi^2
 
-Rotations are matrices (..., 3, 3) and act on column vectors; v, an element of the algebra so(3), is an axis
-times an angle in radians, (..., 3). Everything is written in s = :math:`|v|^2`, of which sinc and cos are
-entire functions, so that values and gradients are right at v = 0 too, and in closed 3x3 forms, which hold
-neither a call to a solver nor a branch on values.
+Rotations are matrices (..., 3, 3) and act on column vectors; v, an element of the algebra so(3), is an axis times an
+angle in radians, (..., 3). As functions of s = :math:`|v|^2` sinc and cos are entire, so that values and gradients are
+right at v = 0 too. All forms are closed: no solver is called, and nothing branches on values.
 
 References:
     [1] Reparameterizing Distributions on Lie Groups (Falorsi et al., 2019)
@@ -91,8 +90,8 @@ def cross(a: Tensor, b: Tensor) -> Tensor:
 def sinc(s: Tensor) -> Tensor:
     r"""sin t / t as a function of s = t^2 >= 0, entire: :math:`\sum_n (-s)^n / (2n + 1)!`.
 
-    The relative error is a few rounding units but near its zeros at t = k pi, where that of sin t is as
-    large; all derivatives with respect to s are finite.
+    The relative error is a few rounding units, and near the zeros t = k pi as large as that of sin t. All derivatives
+    with respect to s are finite.
 
     >>> print(f"{sinc(torch.tensor(4.0)):.4f} {math.sin(2) / 2:.4f}")
     0.4546 0.4546
@@ -285,9 +284,9 @@ def project(a: Tensor) -> Tensor:
     :math:`(\mathrm{tr} S \, I - S) w = 2 \, \mathrm{vee}(S), S = R^T A`, then take off what is left, and the last
     one carries the gradient: its derivative is that of R by the implicit function theorem. First derivatives only.
 
-    R is unique where :math:`s_2 + s_3 > 0`, and its gradient grows as the inverse of that sum. Where the sum
-    is 0 to rounding (det A < 0 with its two smallest singular values equal, or rank below two) one of the
-    nearest rotations is returned, the identity if A = 0, with gradient 0.
+    R is unique where :math:`s_2 + s_3 > 0`, and its gradient grows as the inverse of that sum. The sum is 0 to rounding
+    if the rank is below two, or if det A < 0 and the two smallest singular values are equal. Then the result is one of
+    the nearest rotations, the identity if A = 0, with gradient 0.
 
     :param a: matrices, shape ``(..., 3, 3)``.
     :return: rotations, shape ``(..., 3, 3)``.

@@ -113,9 +113,9 @@ class Sphere:
         return angle.cos() * x + sinc * u
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        """The shortest tangent vector u at x with exp_x(u) = y, in radians; smooth but for y = -x.
+        """The shortest tangent vector u at x with exp_x(u) = y, in radians; smooth except at y = -x.
 
-        At y = -x every tangent vector of length pi is one: the one returned is the image of pi e_2 under
+        At y = -x every tangent vector of length pi is a logarithm. The result there is the image of pi e_2 under
         :func:`rotate_from_pole` to x.
         """
         # Removing +-x first loses nothing, as it is normal, and leaves a small vector where y is near +-x.

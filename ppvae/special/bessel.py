@@ -7,7 +7,7 @@ With m the ambient dimension, v = m/2 - 1 and k >= 0 a concentration,
          = \log E_{z \sim \mathrm{U}(S^{m-1})}[e^{k z_1}], \\
     A(k) = F'(k) = I_{v+1}(k) / I_v(k), \qquad A' = 1 - A^2 - (m-1) A / k, \qquad K(k) = k A - F.
 
-None of them is computed from these lines: I_v overflows and underflows, and every difference above cancels somewhere.
+These lines are not how they are computed: I_v overflows and underflows, and every difference above cancels somewhere.
 Instead the expansion of I_n for large order [1, 10.41.3], uniform in k, is taken at an order n = v + i that is large
 enough, and brought down to v by the recurrence that runs in its stable direction [1, 10.29.1]. With z = k/n,
 :math:`s = \sqrt{1+z^2}` and t = 1/s,
@@ -19,9 +19,9 @@ enough, and brought down to v by the recurrence that runs in its stable directio
     q_j = \frac{k}{2j} A_j, \qquad \rho_{j-1} = \frac{1}{1 + q_j}, \qquad
     F_{j-1} = F_j + \log(1 + q_j).
 
-R(1) stands for Stirling's series of log Gamma, so that no Gamma function is left; every term added to F is positive,
-so that F has its full relative accuracy down to k = 0, where F ~ k^2 / 2m. The same steps carry 1 - A and A' (below),
-so that these keep theirs up to large k, where 1 - A ~ (m-1)/2k and A' ~ (m-1)/2k^2. There is one formula for all k:
+R(1) is Stirling's series of log Gamma, so that no Gamma function is left. Every term added to F is positive, so that F
+keeps its relative accuracy down to k = 0, where F ~ k^2 / 2m. The same steps carry 1 - A and A' (below), which keep
+their relative accuracy up to large k, where 1 - A ~ (m-1)/2k and A' ~ (m-1)/2k^2. There is one formula for all k:
 nothing branches on values. Float32 arguments are computed in float64 with fewer terms, and cast back.
 
 Every function takes ``k``, a tensor of any shape, and ``m``, an integer >= 2. A size that torch.jit.trace has made a
@@ -311,7 +311,7 @@ def bessel_ratio_derivative(k: Tensor, m: int) -> Tensor:
     t = 1 / s
     x = 2 * t - 1
     R1, R2 = _horner(first, x), _horner(second, x)
-    # n A'_n, and A_n / z, of which z is taken out so that epsilon is 1 at k = 0.
+    # n A'_n and A_n / z. Without the factor z, epsilon is 1 at k = 0.
     bend = t / (1 + s) + t * t * (0.5 - t * t + t * R1 * (2 - 3 * t * t) + t * t * (1 - t * t) * R2) / n
     ratio = 1 / (1 + s) - t * t * (0.5 + t * R1) / n
     epsilon = bend / ratio
