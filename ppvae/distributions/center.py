@@ -14,12 +14,17 @@ from ppvae.distributions.von_mises_fisher import VonMisesFisher
 
 @functools.singledispatch
 def center(law: Distribution) -> Tensor:
-    """A point of the law's space that stands for the law: its mean where the space is flat, its mean direction or
-    mean rotation on a curved space, which an average of coordinates would leave.
+    """A point of the law's space that stands for the law. On a flat space it is the mean. On a curved space an average
+    of coordinates would leave the space, so there it is the mean direction or the mean rotation.
 
     A law of one's own is told by ``center.register(MyLaw)(function)``, where the function takes the law.
 
     :raises ValueError: if the law has no centre (a uniform law on a closed manifold) or none that is known.
+
+    >>> import torch
+    >>> from ppvae.distributions import VonMisesFisher
+    >>> center(VonMisesFisher(torch.tensor([0.0, 1.0]), 3.0))
+    tensor([0., 1.])
     """
     try:
         mean = law.mean

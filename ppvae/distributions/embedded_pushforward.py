@@ -37,17 +37,23 @@ class EmbeddedPushforward(TorchDistribution):
 
     The density is with respect to the n-dimensional volume that R^m induces on f(Z), whose total mass is
     :math:`\int_Z \sqrt{\det J^T J} \, dz`: 2 pi for the circle of :class:`ppvae.manifolds.embeddings.CircleEmbedding`,
-    4 pi for the sphere. It is that of the law where f is injective but for a set of measure zero, and infinite where J
-    has not full rank.
+    4 pi for the sphere. The density is right for an f that is injective up to a set of measure zero. It is infinite
+    where J lacks full rank.
 
-    A sample remembers its z, so that its density is exact. At other points z = f^{-1}(x) is searched
-    (:func:`ppvae.manifolds.embeddings.invert`). In a VAE sample z with :attr:`base` and use f: nothing is inverted
-    then, and :meth:`log_prob_of` says the density on the manifold.
+    A sample remembers its z, so that its density is exact. At any other point z = f^{-1}(x) is found by search
+    (:func:`ppvae.manifolds.embeddings.invert`). A VAE avoids the search: it samples z from :attr:`base`, decodes f(z),
+    and asks :meth:`log_prob_of` for the density on the manifold.
 
     :param base: law of z with event_shape (n,), on [0, 1]^n or R^n; gradients pass if it has rsample.
     :param embedding: f, anything with ``dim``, ``ambient`` and a call: :class:`ppvae.manifolds.embeddings.Embedding`.
-    :raises ValueError: if base and embedding differ in n, and, where arguments are validated, for a base on another
-        box than [0, 1]^n or a part of it, and for a value off f(Z).
+    :raises ValueError: if base and embedding differ in n. With validated arguments also for a base whose box leaves [0,
+        1]^n, and for a value off f(Z).
+
+    >>> from pyro.distributions import Uniform
+    >>> from ppvae.manifolds.embeddings import CircleEmbedding
+    >>> law = EmbeddedPushforward(Uniform(0.0, torch.ones(1)).to_event(1), CircleEmbedding())
+    >>> print(f"{law.log_prob(torch.tensor([0.0, 1.0])).exp():.4f}")  # uniform on a length of 2 pi
+    0.1592
 
     Source: Golikov and Kretov (2018), appendix 5.1, https://arxiv.org/abs/1812.05769
     """
@@ -118,7 +124,7 @@ class EmbeddedPushforward(TorchDistribution):
         return x
 
     def hidden(self, value: Tensor) -> Tensor:
-        """z = f^{-1}(x) of shape (..., n): the one drawn where ``value`` is the last sample, else by inversion."""
+        """z = f^{-1}(x) of shape (..., n). For the last sample it is the z that was drawn; else f is inverted."""
         if self._drawn is not None and value is self._drawn[0]:
             return self._drawn[1]
         if self._validate_args:

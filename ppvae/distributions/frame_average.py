@@ -47,7 +47,14 @@ class FrameAverage(TorchDistribution):
     by log 4, and that of the uniform law is -2.983. Samples are spread over the four frames, and carry no gradient.
 
     :param base: a law on SO(3).
-    :raises ValueError: for a base of another space, and, where arguments are validated, for a value off SO(3).
+    :raises ValueError: for a base of another space. With validated arguments also for a value off SO(3).
+
+    >>> from ppvae.distributions import MatrixFisher
+    >>> law = FrameAverage(MatrixFisher(5 * torch.eye(3)))
+    >>> frame = torch.eye(3)
+    >>> turned = frame * torch.tensor([1.0, -1.0, -1.0])  # the same axes, two heads exchanged
+    >>> print(f"{law.log_prob(frame):.4f} {law.log_prob(turned):.4f}")
+    -0.7301 -0.7301
     """
 
     arg_constraints: dict[str, Constraint] = {}

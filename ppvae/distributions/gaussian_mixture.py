@@ -21,10 +21,10 @@ z_{\le i})` and
     dz_i = \sum_k p_{ki} (dm_{ki} + x_{ki} \, ds_{ki})
          - \sum_k B_{ki} \, d \Bigl( \log w_k + \sum_{j < i} \log N(z_j; m_{kj}, s_{kj}^2) \Bigr),
 
-where the last differential is total: it has dz_j in it. The system is triangular, and its transpose is solved
-backwards, from the last coordinate to the first, in O(d K). The gradient is exact and unbiased; it depends on the
-order of the coordinates, its mean does not. Where two clusters lie far apart the gradient by their weights is rare and
-large: a sample can change sides only by crossing the gap.
+where the last differential is total: it contains dz_j. The system is triangular, and its transpose is solved backwards,
+from the last coordinate to the first, in O(d K). The gradient is exact and unbiased. A single one depends on the order
+of the coordinates, their mean does not. Between two clusters that lie far apart, the gradient by the weights is rare
+and large: a sample can change sides only by crossing the gap.
 
 **Entropy** [3]. With :math:`D_\alpha` a divergence between two clusters,
 
@@ -110,8 +110,15 @@ class GaussianMixture(TorchDistribution):
     :param logits: logarithms of the weights w up to a constant, shape ``(..., K)``; minus infinity is a weight of zero.
     :param loc: means m_k, shape ``(..., K, d)``.
     :param scale: standard deviations s_k > 0 of each coordinate, shape ``(..., K, d)``.
-    :raises ValueError: if the shapes do not fit or the dtypes differ, or, where arguments are validated, for a scale
-        that is not positive.
+    :raises ValueError: if the shapes do not fit or the dtypes differ. With validated arguments also for parameters that
+        are not finite, for a scale that is not positive, and if all weights are zero.
+
+    >>> law = GaussianMixture(torch.zeros(2), torch.tensor([[-2.0], [2.0]]), torch.ones(2, 1))
+    >>> print(f"{law.log_prob(torch.zeros(1)):.4f}")
+    -2.9189
+    >>> low, high = law.entropy_bounds()
+    >>> print(f"{low:.4f} {high:.4f}")
+    1.9852 2.1118
     """
 
     arg_constraints = {

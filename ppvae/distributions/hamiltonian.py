@@ -7,8 +7,8 @@ r"""A normal law moved towards a target by Hamiltonian dynamics, with momentum t
         rho <- rho - (eps / 2) grad U(z)
         rho <- sqrt(beta_{k-1} / beta_k) rho,   1 / sqrt(beta_k) = (1 - 1 / sqrt(beta_0)) k^2 / K^2 + 1 / sqrt(beta_0)
 
-Leapfrog steps keep the volume of (z, rho). The cooling of the momentum multiplies it by beta_0^{d/2} in all, and so is
-the density of rho_0 that of gamma times beta_0^{d/2}: the two cancel. With N for the standard normal density
+Leapfrog steps keep the volume of (z, rho). Cooling multiplies it by beta_0^{d/2} in all. The density of rho_0 is that
+of gamma times the same beta_0^{d/2}, so the two factors cancel. With N for the standard normal density
 
     p(x) = E w,   w = p(x, z_K) N(rho_K) / (N(z_0; loc, scale^2) N(gamma))
 
@@ -31,14 +31,14 @@ from ppvae.distributions.finite import finite, positive
 class HamiltonianFlow(TorchDistribution):
     r"""The law of z_K on R^dim, and the weight of a draw in place of its density.
 
-    The density of z_K is an integral over the momentum and not known. ``log_prob`` of the last draw, the only value
-    that it takes, is
+    The density of z_K is an integral over the momentum and not known. ``log_prob`` accepts the last draw only, and
+    returns
 
     .. math::
         \log \hat q = \log N(z_0; \mathrm{loc}, \mathrm{scale}^2) + \log N(\gamma) - \log N(\rho_K),
 
-    which makes :math:`p(x, z_K) / \hat q` an importance weight of p(x) without bias, so that the ELBO, the IWAE and
-    estimates of log p(x) are what they always are.
+    With it :math:`p(x, z_K) / \hat q` is an unbiased importance weight of p(x), so that the ELBO, the IWAE bound and
+    estimates of log p(x) keep their meaning.
 
     :param loc: mean of z_0, shape (..., dim).
     :param scale: standard deviations of z_0, shape (..., dim).
@@ -46,8 +46,17 @@ class HamiltonianFlow(TorchDistribution):
         included.
     :param step_size: eps, shape (dim,), in units of z.
     :param beta_0: inverse temperature of the first momentum, positive; in (0, 1] in the paper.
-    :param steps: number K of steps, at least 1: the last one ends at temperature 1.
-    :raises ValueError: if ``steps`` is below 1.
+    :param steps: K, the number of steps, at least 1. The last one ends at temperature 1.
+    :raises ValueError: if ``steps`` is below 1. With validated arguments also for parameters that are not finite
+        or, except for ``loc``, not positive.
+
+    >>> _ = torch.manual_seed(0)
+    >>> step, beta_0 = torch.full((2,), 0.1), torch.tensor(0.5)
+    >>> law = HamiltonianFlow(torch.zeros(2), torch.ones(2), lambda z: -z.square().sum(-1) / 2, step, beta_0, steps=3)
+    >>> z = law.rsample((1000,))
+    >>> weight = -z.square().sum(-1) / 2 - law.log_prob(z)  # of an integral that is 2 pi
+    >>> print(f"{weight.exp().mean():.2f}")
+    6.22
 
     Source: Caterini, Doucet and Sejdinovic (2018), section 3, https://arxiv.org/abs/1805.11328
     """

@@ -32,8 +32,12 @@ class HypersphericalUniform(TorchDistribution):
     :param batch_shape: shape of independent copies.
     :param dtype: floating dtype of the samples, torch's default if None.
     :param device: device of the samples, torch's default if None.
-    :raises ValueError: if ``dim`` < 2, if the dtype is not floating, or, where arguments are validated, for a
-        value off the sphere.
+    :raises ValueError: if ``dim`` < 2 or the dtype is not floating. With validated arguments also for a value off the
+        sphere.
+
+    >>> law = HypersphericalUniform(3)
+    >>> print(f"{law.log_prob(torch.tensor([0.0, 0.0, 1.0])).exp():.4f}")  # 1 / (4 pi)
+    0.0796
     """
 
     arg_constraints: dict[str, Constraint] = {}

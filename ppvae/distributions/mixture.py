@@ -3,7 +3,7 @@ r"""Mixtures of laws of one family, on any manifold.
 .. math::
     p(z) = \sum_k w_k \, p_k(z), \qquad p(k \mid z) = \frac{w_k \, p_k(z)}{p(z)}
 
-``GaussianMixture`` is the one with pathwise gradients; a draw of this one carries none, which suffices for a prior.
+A draw carries no gradient, which suffices for a prior. ``GaussianMixture`` has pathwise gradients.
 """
 
 from typing import Any
@@ -22,7 +22,13 @@ class Mixture(TorchDistribution):
 
     :param logits: logarithms of the weights up to a constant, shape ``(..., K)``.
     :param components: a law of batch shape ``(..., K)``.
-    :raises ValueError: if the two have another number of components.
+    :raises ValueError: if the two differ in K. With validated arguments also for logits that are NaN or infinite, or
+        for no weight above zero.
+
+    >>> from ppvae.distributions import VonMisesFisher
+    >>> law = Mixture(torch.zeros(2), VonMisesFisher(torch.eye(2), torch.tensor([5.0, 5.0])))
+    >>> law.component_probs(torch.tensor([0.6, 0.8])).round(decimals=3)
+    tensor([0.2690, 0.7310])
     """
 
     arg_constraints = {"logits": log_weights}

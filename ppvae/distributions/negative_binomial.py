@@ -4,7 +4,7 @@ r"""The negative binomial law of counts, its density without the cancellation at
     E x         = r exp(h),    Var x = E x + (E x)^2 / r
 
 It tends to the Poisson law as r grows at a fixed mean. The difference of the two log Gamma is taken in float64: in
-float32 it is off by 0.004 nats at r = 1e4 and by 0.7 at r = 1e6, for each count.
+float32 each count's log probability would be off by 0.004 nats at r = 1e4 and by 0.7 at r = 1e6.
 
 References:
     [1] Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018), https://doi.org/10.1038/s41592-018-0229-2
@@ -27,6 +27,12 @@ class NegativeBinomial(dist.NegativeBinomial):
 
     :param total_count: r, the inverse dispersion.
     :param logits: h = log(mean / r).
+
+    >>> import torch
+    >>> mean, r = 3.0, torch.tensor(2.0)
+    >>> law = NegativeBinomial(r, logits=(mean / r).log())
+    >>> print(f"{law.mean:.1f} {law.variance:.1f} {law.log_prob(torch.tensor(0.0)).exp():.2f}")
+    3.0 7.5 0.16
 
     Source: Lopez et al. (2018), https://doi.org/10.1038/s41592-018-0229-2
     """

@@ -5,14 +5,14 @@ r"""Laws on SO(3) pushed forward from its algebra R^3 by the exponential map.
     q(R) = \sum_{k \in Z} r(v_k) \frac{|v_k|^2}{4 \sin^2(\theta / 2)}, \qquad
     v_k = (\theta + 2 \pi k) u, \quad \theta u = \log(\mu^T R), \; |u| = 1
 
-The sum runs over all v that exp sends to the same rotation: those along u for k >= 0 and those along -u for k
-< 0. The fraction is the inverse of the volume that exp makes of dv.
+The sum runs over all v that exp sends to the same rotation: those along u for k >= 0 and those along -u for k < 0. The
+fraction is one over the volume that exp makes of dv.
 
-At :math:`\theta = 0` the spheres :math:`|v| = 2 \pi k`, k != 0, are all sent to the one point :math:`\mu`,
-and their terms diverge as :math:`1 / \theta^2`: the density is infinite there, and its integral is finite, as
-the volume element falls as :math:`\theta^2`. **Convention**: where :math:`\theta` is below the rounding unit
-of the dtype, which is as finely as a matrix tells angles, the terms k != 0 are left out and log q is that of
-k = 0, :math:`\log r(0)`. The ball left out holds a share of the mass below 1e-6 in float32.
+At :math:`\theta = 0` the spheres :math:`|v| = 2 \pi k`, k != 0, are all sent to the one point :math:`\mu`, and their
+terms diverge as :math:`1 / \theta^2`: the density is infinite there, and its integral is finite, as the volume element
+falls as :math:`\theta^2`. **Convention**: a matrix resolves angles to the rounding unit of the dtype. Where
+:math:`\theta` is below it, the terms k != 0 are left out, so that log q is :math:`\log r(0)`. The ball left out holds a
+share of the mass below 1e-6 in float32.
 
 References:
     [1] Reparameterizing Distributions on Lie Groups (Falorsi et al., 2019)
@@ -49,8 +49,13 @@ class SO3Pushforward(TorchDistribution):
     :param base: law of v in radians, ``event_shape`` (3,).
     :param loc: rotations :math:`\mu`, shape ``(..., 3, 3)``; batch shapes broadcast.
     :param num_wraps: K, at least 0.
-    :raises ValueError: for a base that is not on R^3, for K < 0, and, where arguments are validated, for a
-        ``loc`` or a value off SO(3).
+    :raises ValueError: for a base that is not on R^3 and for K < 0. With validated arguments also for a ``loc`` or a
+        value off SO(3).
+
+    >>> base = Normal(torch.zeros(3), 0.1).to_event(1)
+    >>> law = SO3Pushforward(base, torch.eye(3))
+    >>> print(f"{law.log_prob(so3.exp(torch.tensor([0.1, 0.0, 0.0]))):.4f}")
+    3.6518
     """
 
     arg_constraints = {"loc": so3.rotation}
@@ -130,8 +135,12 @@ class SO3Normal(SO3Pushforward):
     :param scale: standard deviations :math:`\sigma` in radians about the axes of the moving frame, ``(...,
         3)``.
     :param num_wraps: K, at least 0, to keep the terms ``|k|`` <= K alone. By default all terms count.
-    :raises ValueError: where arguments are validated, for a ``loc`` or a value off SO(3) or a scale not above
-        0.
+    :raises ValueError: with validated arguments, for a ``loc`` or a value off SO(3), and for a scale that is not
+        positive and finite.
+
+    >>> law = SO3Normal(torch.eye(3), torch.tensor([0.1, 0.2, 0.3]))
+    >>> print(f"{law.log_prob(so3.exp(torch.tensor([0.0, 0.0, 0.3]))):.4f}")
+    1.8667
     """
 
     arg_constraints = {"loc": so3.rotation, "scale": constraints.independent(positive, 1)}
@@ -170,12 +179,15 @@ def kl_isotropic(scale: Tensor) -> Tensor:
           = \frac1\pi + \frac2\pi \sum_{n \ge 1} (1 - \sigma^2 n^2) e^{-\sigma^2 n^2 / 2} \cos n \theta,
         \quad t_k = \theta + 2 \pi k
 
-    The second form is Poisson's summation of the first. KL does not depend on ``loc``, as the uniform law is
-    invariant. It is registered for no pair of laws, as a law does not know that its three scales are equal.
+    The second form is Poisson's summation of the first. KL does not depend on ``loc``, as the uniform law is invariant.
+    It is not registered with ``kl_divergence``, as a law does not know that its three scales are equal.
 
     :param scale: standard deviations :math:`\sigma` > 0 in radians, any shape.
     :return: KL of the shape of ``scale``, with gradients; the error is below 1e-9 in float64 and 2e-5 in
         float32.
+
+    >>> [f"{kl:.4f}" for kl in kl_isotropic(torch.tensor([0.1, 1.6, 1000.0]))]
+    ['7.0223', '0.0106', '0.6931']
     """
     nodes, weights = tanh_sinh(48, scale)
     # theta in [0, min(pi, 12 sigma)], beyond which f is below e^-72.

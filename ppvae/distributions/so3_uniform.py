@@ -33,8 +33,11 @@ class SO3Uniform(TorchDistribution):
     :param batch_shape: shape of independent copies.
     :param dtype: floating dtype of the samples, torch's default if None.
     :param device: device of the samples, torch's default if None.
-    :raises ValueError: if the dtype is not floating, or, where arguments are validated, for a value off
-        SO(3).
+    :raises ValueError: if the dtype is not floating. With validated arguments also for a value off SO(3).
+
+    >>> law = SO3Uniform()
+    >>> print(f"{law.log_prob(torch.eye(3)):.4f} {-math.log(8 * math.pi**2):.4f}")
+    -4.3689 -4.3689
     """
 
     arg_constraints: dict[str, Constraint] = {}

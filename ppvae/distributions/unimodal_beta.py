@@ -12,8 +12,8 @@ With :math:`g(x) = \log \Gamma(1 + x) - x \log x + x`, which grows as :math:`\tf
     \mathrm{KL}(q \| U) &= \log(1 + n) - \frac{n}{1 + n} + k(n) - k(p) - k(q), \qquad
     k(x) = \log \Gamma(1 + x) + x - x \psi(1 + x)
 
-No term is larger than the spread of log q itself. The usual sum of log Gamma functions has terms of size n log n: at n
-= 1e6 it has lost a nat in float32.
+No term is larger than the spread of log q itself. The usual sum of log Gamma functions has terms of size n log n, and
+at n = 1e6 it is off by a nat in float32.
 
 References:
     [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models
@@ -133,12 +133,17 @@ class _Draw(Function):
 class UnimodalBeta(TorchDistribution):
     r"""Beta(1 + p, 1 + q) on [0, 1]: a posterior q(z | x) in a chart, uniform at p = q = 0.
 
-    The density is with respect to dz, total mass 1. It is bounded, 0 at the ends where p, q > 0, and its logarithm
-    there -inf.
+    The density is with respect to dz, total mass 1. It is bounded. At z = 0 it is 0 if p > 0, and at z = 1 if q > 0:
+    ``log_prob`` is -inf there.
 
     :param p: concentration to the right of 0, p >= 0.
     :param q: concentration to the left of 1, q >= 0; the two broadcast.
-    :raises ValueError: where arguments are validated, for a negative p or q or a value outside [0, 1].
+    :raises ValueError: with validated arguments, for a p or q that is negative or not finite, and for a value outside
+        [0, 1].
+
+    >>> law = UnimodalBeta(torch.tensor(3.0), torch.tensor(1.0))  # Beta(4, 2), with its mode at 3/4
+    >>> print(f"{law.log_prob(torch.tensor(0.75)):.4f} {law.mean:.4f} {law.entropy():.4f}")
+    0.7464 0.6667 -0.3624
     """
 
     arg_constraints = {"p": positive_or_zero, "q": positive_or_zero}

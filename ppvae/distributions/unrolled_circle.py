@@ -4,8 +4,8 @@ r"""A law on the circle, unrolled to the interval [0, 1): the seamless posterior
     c \sim q_{S^1}(c), \qquad z = \frac{\mathrm{atan2}(c_2, c_1)}{2 \pi} \bmod 1, \qquad
     q(z) = 2 \pi \, q_{S^1}(\cos 2 \pi z, \sin 2 \pi z)
 
-A Beta law on [0, 1] cannot put its mass around the point where 0 and 1 meet; this one can. Samples move with continuous
-gradients across it if what is done with z is periodic, as by the embeddings of the circle and the torus.
+A Beta law on [0, 1] cannot put its mass around the point where 0 and 1 meet; this law can. Samples cross that point
+with continuous gradients if the function of z is periodic, as the embeddings of the circle and the torus are.
 
 References:
     [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models
@@ -35,8 +35,12 @@ class UnrolledCircle(TorchDistribution):
 
     :param base: law on the circle with event_shape (2,): VonMisesFisher, PowerSpherical, ``WrappedNormal(Circle(),
         ...)``.
-    :raises ValueError: for a base of another event_shape and, where arguments are validated, for a value outside [0,
-        1].
+    :raises ValueError: for a base of another event_shape. With validated arguments also for a value outside [0, 1].
+
+    >>> from ppvae.distributions import VonMisesFisher
+    >>> law = UnrolledCircle(VonMisesFisher(torch.tensor([1.0, 0.0]), 4.0))
+    >>> print(f"{law.log_prob(torch.tensor(0.01)):.4f} {law.log_prob(torch.tensor(0.99)):.4f}")
+    1.5671 1.5671
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}

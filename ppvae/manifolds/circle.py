@@ -40,55 +40,98 @@ class _Circle(constraints.Constraint):
 
 
 def exp(t: Tensor) -> Tensor:
-    """The point at angle t radians, (...) -> (..., 2)."""
+    """The point at angle t radians, (...) -> (..., 2).
+
+    >>> exp(torch.tensor(torch.pi / 3)).round(decimals=4)
+    tensor([0.5000, 0.8660])
+    """
     return torch.stack([t.cos(), t.sin()], -1)
 
 
 def log(x: Tensor) -> Tensor:
-    """The angle of x in [-pi, pi] radians, (..., 2) -> (...)."""
+    """The angle of x in [-pi, pi] radians, (..., 2) -> (...).
+
+    >>> print(f"{log(torch.tensor([0.0, -1.0])):.4f}")
+    -1.5708
+    """
     return torch.atan2(x[..., 1], x[..., 0])
 
 
 def hat(t: Tensor) -> Tensor:
-    """The skew matrix of t, an element of the algebra so(2), (...) -> (..., 2, 2)."""
+    """The skew matrix of t, an element of the algebra so(2), (...) -> (..., 2, 2).
+
+    >>> hat(torch.tensor(2.0))
+    tensor([[ 0., -2.],
+            [ 2.,  0.]])
+    """
     o = torch.zeros_like(t)
     return torch.stack([o, -t, t, o], -1).unflatten(-1, (2, 2))
 
 
 def vee(a: Tensor) -> Tensor:
-    """The inverse of :func:`hat`, (..., 2, 2) -> (...); of any other matrix, that of its skew part."""
+    """The inverse of :func:`hat`, (..., 2, 2) -> (...); of any other matrix, that of its skew part.
+
+    >>> vee(hat(torch.tensor(2.0)))
+    tensor(2.)
+    """
     return (a[..., 1, 0] - a[..., 0, 1]) / 2
 
 
 def compose(x: Tensor, y: Tensor) -> Tensor:
-    """The product of x and y as complex numbers, whose angles add, (..., 2)."""
+    """The product of x and y as complex numbers, whose angles add, (..., 2).
+
+    >>> print(f"{log(compose(exp(torch.tensor(1.0)), exp(torch.tensor(0.5)))):.4f}")
+    1.5000
+    """
     return act(x, y)
 
 
 def inverse(x: Tensor) -> Tensor:
-    """The complex conjugate, whose angle is the opposite one, (..., 2)."""
+    """The complex conjugate, whose angle is the opposite one, (..., 2).
+
+    >>> inverse(torch.tensor([0.6, 0.8]))
+    tensor([ 0.6000, -0.8000])
+    """
     return torch.stack([x[..., 0], -x[..., 1]], -1)
 
 
 def act(x: Tensor, p: Tensor) -> Tensor:
-    """Points p of the plane, (..., 2), turned by x; batch shapes broadcast."""
+    """Points p of the plane, (..., 2), turned by x; batch shapes broadcast.
+
+    >>> act(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 1.0]))
+    tensor([-1.,  2.])
+    """
     (cos, sin), (a, b) = x.unbind(-1), p.unbind(-1)
     return torch.stack([cos * a - sin * b, sin * a + cos * b], -1)
 
 
 def matrix(x: Tensor) -> Tensor:
-    """The rotation matrix [[cos, -sin], [sin, cos]] of x, (..., 2) -> (..., 2, 2)."""
+    """The rotation matrix [[cos, -sin], [sin, cos]] of x, (..., 2) -> (..., 2, 2).
+
+    >>> matrix(torch.tensor([0.6, 0.8]))
+    tensor([[ 0.6000, -0.8000],
+            [ 0.8000,  0.6000]])
+    """
     cos, sin = x.unbind(-1)
     return torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))
 
 
 def quarter_turn(x: Tensor) -> Tensor:
-    """J x, the unit tangent vector at x that points counter-clockwise, (..., 2)."""
+    """J x, the unit tangent vector at x that points counter-clockwise, (..., 2).
+
+    >>> quarter_turn(torch.tensor([0.6, 0.8]))
+    tensor([-0.8000,  0.6000])
+    """
     return torch.stack([-x[..., 1], x[..., 0]], -1)
 
 
 class Circle:
-    """Geometry of the circle: points x, y and tangent vectors u at x have shape ``(..., 2)``."""
+    """Geometry of the circle: points x, y and tangent vectors u at x have shape ``(..., 2)``.
+
+    >>> x, y = exp(torch.tensor(3.0)), exp(torch.tensor(-3.0))  # on both sides of the angle's jump
+    >>> print(f"{Circle().dist(x, y):.4f}")
+    0.2832
+    """
 
     support = _Circle()
 

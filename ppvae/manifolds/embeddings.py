@@ -5,9 +5,9 @@ r"""Manifolds as images f(Z) of a box Z in R^n under an embedding f into R^m, an
     d\mathrm{vol} = \sqrt{\det J^T J} \; dz, \qquad
     \log \sqrt{\det J^T J} = \sum_i \log r_{ii}, \quad J = Q R
 
-The triangular factor R comes from Gram-Schmidt with every projection taken twice, which is as accurate as Householder's
-reflections [2] and needs no call that waits for the device. The determinant of :math:`J^T J` itself would square the
-condition number of J and lose twice the digits.
+The triangular factor R comes from Gram-Schmidt with every projection taken twice. That is as accurate as Householder's
+reflections [2], and no call waits for the device. The determinant of :math:`J^T J` itself would square the condition
+number of J and lose twice the digits.
 
 An embedding is any object with ``dim``, ``ambient`` and a call, :class:`Embedding`. One of your own is five lines::
 
@@ -17,8 +17,8 @@ An embedding is any object with ``dim``, ``ambient`` and a call, :class:`Embeddi
             t = 4 * math.pi * z
             return torch.cat([t.cos(), t.sin(), t], -1)
 
-What it knows in closed form it may add: ``log_volume``, ``inverse``, ``support``. All else is found from f alone: the
-Jacobian by forward mode, the inverse by Gauss-Newton from a grid.
+It may also define what it knows in closed form: ``log_volume``, ``inverse``, ``support``. Otherwise the Jacobian comes
+from forward mode, and the inverse from Gauss-Newton steps that start on a grid.
 
 References:
     [1] Embedding-reparameterization procedure for manifold-valued latent variables in generative models
@@ -56,11 +56,20 @@ __all__ = [
 
 
 class Embedding(Protocol):
-    r"""A differentiable map f from R^n, or a box in it, to R^m that is injective but for a set of measure zero.
+    r"""A differentiable map f from R^n or a box in R^n to R^m, injective up to a set of measure zero.
 
-    Optional, and taken from f itself where they are missing: ``log_volume(z)``, :math:`\log \sqrt{\det J^T J}` of shape
-    ``(...)``; ``inverse(x)``, the z with f(z) = x; ``encode(x)``, a z from which Gauss-Newton finds it; ``support``,
-    the constraint that holds on f(Z).
+    These members are optional; without them f itself is used: ``log_volume(z)``, :math:`\log \sqrt{\det J^T J}` of
+    shape ``(...)``; ``inverse(x)``, the z with f(z) = x; ``encode(x)``, a z from which Gauss-Newton finds it;
+    ``support``, the constraint that holds on f(Z).
+
+    >>> class Helix:
+    ...     dim, ambient = 1, 3
+    ...
+    ...     def __call__(self, z):
+    ...         t = 4 * math.pi * z
+    ...         return torch.cat([t.cos(), t.sin(), t], -1)
+    >>> print(f"{log_volume(Helix(), torch.tensor([0.3])).exp():.4f}")  # 4 pi sqrt 2
+    17.7715
     """
 
     dim: int  #: n, the dimension of the manifold
@@ -72,13 +81,24 @@ class Embedding(Protocol):
 
 
 def jacobian(f: Embedding, z: Tensor) -> Tensor:
-    """J of shape (..., m, n) at z of shape (..., n), by n forward passes over the whole batch."""
+    """J of shape (..., m, n) at z of shape (..., n), by n forward passes over the whole batch.
+
+    >>> jacobian(SwissRollEmbedding(), torch.tensor([0.0, 0.5])).round(decimals=2)
+    tensor([[44.4100,  0.0000],
+            [ 0.0000, 21.0000],
+            [-9.4200,  0.0000]])
+    """
     e = torch.eye(f.dim, dtype=z.dtype, device=z.device)
-    return torch.stack([torch.func.jvp(f, (z,), (e_i.expand_as(z),))[1] for e_i in e.unbind(0)], -1)
+    columns = [torch.func.jvp(f, (z,), (e_i.expand_as(z),))[1] for e_i in e.unbind(0)]
+    return torch.stack(columns, -1).to(z.dtype)  # the tangent of 1 + z is float64 for a float32 z without dimensions
 
 
 def log_volume(f: Embedding, z: Tensor) -> Tensor:
-    r""":math:`\log \sqrt{\det J^T J}` of shape (...) at z of shape (..., n); -inf where J has not full rank."""
+    r""":math:`\log \sqrt{\det J^T J}` of shape (...) at z of shape (..., n); -inf where J has not full rank.
+
+    >>> print(f"{log_volume(CircleEmbedding(), torch.tensor([0.3])).exp():.4f}")
+    6.2832
+    """
     closed = getattr(f, "log_volume", None)
     return closed(z) if closed else torch.stack([r[-1] for r in _qr(jacobian(f, z))[1]], -1).log().sum(-1)
 
@@ -113,16 +133,21 @@ def _least_squares(J: Tensor, r: Tensor) -> Tensor:
 def invert(f: Embedding, x: Tensor, bounded: bool = True, iterations: int = 16) -> Tensor:
     r"""The z nearest to solving f(z) = x: f^{-1}(x) on the manifold, elsewhere a point where ``|f(z) - x|`` is small.
 
-    By ``f.inverse`` where it has one. Otherwise Gauss-Newton steps, halved where they overshoot, from ``f.encode(x)``
-    where it has one, and from the best points of a grid over [0, 1]^n. The number of steps is fixed, so that nothing
-    waits for the device; a z that is not the inverse shows in f(z) != x. The first derivatives, in x and in the
-    parameters of f, are those of the inverse: :math:`dz = J^+ (dx - \partial_\theta f \, d\theta)`.
+    If f has a method ``inverse``, that is the answer. Otherwise Gauss-Newton steps, shortened where they overshoot,
+    start from ``f.encode(x)``, if there is one, and from the best points of a grid over [0, 1]^n. The number of steps
+    is fixed, so that nothing waits for the device. To see whether a z was found, compare f(z) with x. The first
+    derivatives, in x and in the parameters of f, are those of the inverse:
+    :math:`dz = J^+ (dx - \partial_\theta f \, d\theta)`.
 
     :param x: points of shape (..., m).
-    :param bounded: whether z is confined to [0, 1]^n, up to 1 less a rounding unit, the box of a uniform law.
+    :param bounded: whether z stays in [0, 1)^n, the box of a uniform law.
     :param iterations: Gauss-Newton steps; from the grid they converge quadratically.
     :return: z of shape (..., n).
-    :raises ValueError: if there is nothing to start from: no ``inverse``, no ``encode``, and Z is no box or n > 3.
+    :raises ValueError: without a start: f has neither ``inverse`` nor ``encode``, and Z is no box or n > 3.
+
+    >>> f = TorusEmbedding()
+    >>> invert(f, f(torch.tensor([0.3, 0.8]))).round(decimals=4)
+    tensor([0.3000, 0.8000])
     """
     inverse = getattr(f, "inverse", None)
     if inverse:
@@ -164,12 +189,16 @@ def _search(f: Embedding, x: Tensor, bounded: bool, iterations: int) -> Tensor:
 
 
 def gauss_newton(f: Embedding, x: Tensor, starts: Tensor, bounded: bool = True, iterations: int = 16) -> Tensor:
-    """The z of shape (b, n) with the smallest ``|f(z) - x|`` that steps from the starts reach.
+    """The z of shape (b, n) with the smallest ``|f(z) - x|`` that Gauss-Newton steps from the starts reach.
 
     :param x: points of shape (b, m).
     :param starts: k starts for each point, shape (k, b, n).
     :param bounded: whether z stays in [0, 1]^n.
-    :param iterations: number of steps; each is the best of a full one, three shorter ones and none.
+    :param iterations: number of steps. Each takes the best of five lengths: 1, 1/2, 1/8, 1/64 and 0.
+
+    >>> f, z = SwissRollEmbedding(), torch.tensor([[0.3, 0.8]])
+    >>> gauss_newton(f, f(z), starts=torch.tensor([[[0.4, 0.5]]])).round(decimals=4)
+    tensor([[0.3000, 0.8000]])
     """
     z = starts
     i = torch.arange(4, dtype=x.dtype, device=x.device)
@@ -216,6 +245,9 @@ def image(f: Embedding, bounded: bool = True) -> Constraint:
     """The constraint x in f(Z): that of ``f.support``, or that f inverts x up to rounding.
 
     :param bounded: whether Z is [0, 1]^n, or R^n.
+
+    >>> image(CircleEmbedding()).check(torch.tensor([[0.6, 0.8], [0.6, 0.7]]))
+    tensor([ True, False])
     """
     return getattr(f, "support", None) or _Image(f, bounded)
 
@@ -226,7 +258,11 @@ def _turns(x: Tensor, y: Tensor) -> Tensor:
 
 
 class CircleEmbedding(nn.Module):
-    r"""f(z) = (cos 2 pi z, sin 2 pi z), the f_proj of [1]: volume 2 pi, and the uniform law goes to the uniform one."""
+    r"""f(z) = (cos 2 pi z, sin 2 pi z), the f_proj of [1]: volume 2 pi, and the uniform law goes to the uniform one.
+
+    >>> CircleEmbedding()(torch.tensor([0.125])).round(decimals=4)
+    tensor([0.7071, 0.7071])
+    """
 
     dim, ambient, support = 1, 2, Circle.support
 
@@ -248,6 +284,9 @@ class FlatTorusEmbedding(nn.Module):
     r"""n circles side by side in R^{2n}, (cos 2 pi z_1, sin 2 pi z_1, ...): volume (2 pi)^n, uniform to uniform.
 
     :param n: number of circles; ``f(z).unflatten(-1, (n, 2))`` is a point of :class:`ppvae.manifolds.Torus`.
+
+    >>> FlatTorusEmbedding(2)(torch.tensor([0.125, 0.375])).round(decimals=4)
+    tensor([ 0.7071,  0.7071, -0.7071,  0.7071])
     """
 
     def __init__(self, n: int = 2):
@@ -273,6 +312,9 @@ class TorusEmbedding(nn.Module):
 
     :param major: R, the distance of the tube's centre from the axis.
     :param minor: r < R, the radius of the tube.
+
+    >>> TorusEmbedding(major=2.0, minor=1.0)(torch.tensor([0.125, 0.0])).round(decimals=4)
+    tensor([2.1213, 2.1213, 0.0000])
     """
 
     dim, ambient = 2, 3
@@ -301,6 +343,9 @@ class SphereEmbedding(nn.Module):
     r"""Lambert's cylinder: height h = 2 z_1 - 1 and longitude 2 pi z_2 to S^2 in R^3, volume 4 pi, uniform to uniform.
 
     The two edges z_1 = 0, 1 collapse to the poles, where J is infinite along z_1 and zero along z_2.
+
+    >>> SphereEmbedding()(torch.tensor([0.5, 0.125])).round(decimals=4)
+    tensor([0.7071, 0.7071, 0.0000])
     """
 
     dim, ambient, support = 2, 3, sphere
@@ -331,6 +376,9 @@ class SwissRollEmbedding(nn.Module):
     on it.
 
     :param scale: factor of all three coordinates; at 1 the roll is 29 wide.
+
+    >>> SwissRollEmbedding()(torch.tensor([0.0, 1.0])).round(decimals=4)
+    tensor([ 0.0000, 21.0000, -4.7124])
     """
 
     dim, ambient = 2, 3
@@ -361,6 +409,10 @@ class MoebiusEmbedding(nn.Module):
     by a flip alone. The volume element is :math:`2 \pi w \sqrt{s^2 / 4 + (1 + s \cos \tfrac a2)^2}`.
 
     :param width: w < 2; beyond it the band meets itself.
+
+    >>> f = MoebiusEmbedding()
+    >>> torch.allclose(f(torch.tensor([0.0, 0.2])), f(torch.tensor([1.0, 0.8])), atol=1e-6)
+    True
     """
 
     dim, ambient = 2, 3

@@ -57,7 +57,14 @@ class RiemannianManifold:
     :param metric: a metric, an object with ``metric(z)``, or a function z -> G(z).
     :param segments: number of segments of the spline between two points.
     :param steps: number of Runge-Kutta steps of a geodesic from a point and a velocity.
-    :param iterations: the most steps of the minimisation; where they do not suffice a warning says so.
+    :param iterations: the largest number of steps of the minimisation. If they do not suffice, a warning says so.
+
+    >>> def half_plane(z):  # G(z) = I / z_2^2
+    ...     return z[..., 1, None, None] ** -2 * torch.eye(2, dtype=z.dtype)
+    >>> manifold = RiemannianManifold(half_plane)
+    >>> x, y = torch.tensor([[0.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
+    >>> print(f"{manifold.dist(x, y):.6f}")  # log 2
+    0.693147
     """
 
     support = constraints.real_vector
@@ -92,8 +99,8 @@ class RiemannianManifold:
     def geodesic(self, x: Tensor, y: Tensor) -> "Geodesics":
         """Geodesics from x to y: of the cubic splines with ``segments`` segments, one of locally least energy.
 
-        The descent starts at the straight line, so of several geodesics that one is found to which it is deformed;
-        where it is a ridge of the energy, as between points on both sides of a hill, that is not the shortest one.
+        The descent starts at the straight line and ends in the geodesic below it. That need not be the shortest one:
+        between two points on both sides of a hill the straight line is a ridge of the energy.
         """
         x, y = torch.broadcast_tensors(x, y)
         basis = _Basis(self.segments, x)
@@ -123,8 +130,8 @@ class RiemannianManifold:
             )
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """Length of the geodesic from x to y that :meth:`geodesic` finds, shape ``(...)``: an upper bound of the
-        distance, to which it is equal where that one is the shortest."""
+        """Length of the geodesic from x to y that :meth:`geodesic` finds, shape ``(...)``: the distance if that
+        geodesic is the shortest, else an upper bound."""
         return self.geodesic(x, y).length
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
@@ -149,8 +156,8 @@ class RiemannianManifold:
     def shoot(self, x: Tensor, u: Tensor) -> Tensor:
         """The geodesic from x with velocity u at the times 0, 1/steps, ..., 1, shape ``(..., steps + 1, d)``.
 
-        By the classical Runge-Kutta rule. The speed of a geodesic is constant; where the computed one changes by more
-        than a thousandth, a warning says that more steps are needed.
+        By the classical Runge-Kutta rule. The speed of a geodesic is constant. If the computed speed changes by more
+        than a thousandth, a warning asks for more steps.
         """
         z, u = torch.broadcast_tensors(x, u)
         differentiable = torch.is_grad_enabled() and (z.requires_grad or u.requires_grad)
@@ -207,7 +214,7 @@ class RiemannianManifold:
         from the weighted mean of coordinates.
 
         :param points: shape ``(n, d)``.
-        :param weights: at least 0, shape ``(n,)``; equal ones where None.
+        :param weights: numbers of at least 0, shape ``(n,)``; equal ones by default.
         :return: shape ``(d,)``.
         """
         if points.dim() != 2:
@@ -297,6 +304,12 @@ class Geodesics:
     """Curves of a batch of pairs, functions of the time t in [0, 1]: ``geodesics(t)``.
 
     :param converged: whether the minimisation came to an end, shape ``(...)``.
+
+    >>> manifold = RiemannianManifold(lambda z: z[..., 1, None, None] ** -2 * torch.eye(2, dtype=z.dtype))
+    >>> x, y = torch.tensor([[-1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    >>> g = manifold.geodesic(x, y)
+    >>> g(0.5).round(decimals=4)  # the top of the half-circle of radius sqrt 2
+    tensor([0.0000, 1.4142], dtype=torch.float64)
     """
 
     manifold: RiemannianManifold
@@ -378,8 +391,12 @@ def minimise(
     """Minimise many functions at once by L-BFGS [3], each with its own memory and step.
 
     :param function: from x of shape ``(n, ...)`` to n values of at least 0, each of its own point alone.
-    :return: the points; the decrease that each last step promised, relative to the value; and where that is below the
-        root of the rounding error, at which a minimum is as good as found.
+    :return: the points; the decrease that each last step promised, relative to the value; and whether that decrease is
+        below the root of the rounding unit, at which the minimum is found to rounding.
+
+    >>> x, _, converged = minimise(lambda x: (x - 3).square().sum(-1), torch.zeros(1, 2), iterations=50)
+    >>> x.round(decimals=4), converged
+    (tensor([[3., 3.]]), tensor([True]))
     """
     shape, n = x.shape, len(x)
 

@@ -11,8 +11,8 @@ With :math:`Q = G^{-1}`, which for diagonal :math:`\Sigma_i` is a vector,
     \Sigma_i^{-1} (z - \mu_i) - \tau \lambda e^{-\tau |z|^2} \, \mathrm{tr}(Q) \, z
 
 Both are products of matrices of size points x centroids and centroids x d (or d^2), made in tiles of bounded size, so
-memory does not grow with the number of centroids. All weights are kept relative to the largest of them, of which the
-logarithm is known: nothing underflows far from the data or in many dimensions.
+memory does not grow with the number of centroids. The sum is divided by its largest weight, whose logarithm is kept
+apart, so that nothing underflows far from the data or in many dimensions.
 
 References:
     [1] A Geometric Perspective on Variational Autoencoders (Chadebec & Allassonnière, 2022)
@@ -36,6 +36,9 @@ def nearest_neighbour_distance(points: Tensor, chunk: int = 1 << 22) -> Tensor:
 
     :param points: shape ``(N, d)``, N at least 2.
     :param chunk: how many pairs of points are held at once.
+
+    >>> nearest_neighbour_distance(torch.tensor([[0.0], [1.0], [3.0]]))
+    tensor([1., 1., 2.], dtype=torch.float64)
     """
     points = points.double()
     rows = max(chunk // len(points), 1)
@@ -53,8 +56,8 @@ class PosteriorCovarianceMetric(RiemannianMetric):
 
     :param centroids: :math:`\mu_i`, shape ``(N, d)``.
     :param precision: :math:`\Sigma_i^{-1}`: the diagonals, shape ``(N, d)``, or matrices, shape ``(N, d, d)``.
-    :param temperature: :math:`\rho`, in units of z; where None the rule of [1], the largest distance of a centroid to
-        the nearest other one, max over all i.
+    :param temperature: :math:`\rho`, in units of z. By default the rule of [1]: the largest distance from a centroid to
+        its nearest neighbour.
     :param regularization: :math:`\lambda`, at least 0.
     :param decay: :math:`\tau`, at least 0. At 0 the volume of R^d is infinite, unless :math:`\lambda` is 0.
     :param chunk: how many (point, centroid) pairs are held at once.
@@ -63,6 +66,10 @@ class PosteriorCovarianceMetric(RiemannianMetric):
 
     The exponents are computed in float64 whatever the dtype of z, as the terms of their expansion cancel; a result has
     the dtype of z.
+
+    >>> metric = PosteriorCovarianceMetric(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), precision=torch.full((2, 2), 9.0))
+    >>> print([f"{v:.3f}" for v in metric.log_volume(torch.tensor([[0.5, 0.0], [5.0, 0.0]]))])
+    ['0.646', '-4.605']
 
     Source: Chadebec and Allassonnière (2022), https://arxiv.org/abs/2209.07370, equation (4) and algorithm 1
     """

@@ -56,6 +56,13 @@ class Manifold(Protocol):
     Points x, y and tangent vectors u, v have the event shape of ``support``, and ``...`` is the batch. Angles
     and distances are in radians where the manifold is compact. Instances need not know their dimension: what depends on
     it reads it off a point.
+
+    >>> import torch
+    >>> from ppvae.manifolds import Manifold, Sphere
+    >>> def midpoint(manifold: Manifold, x, y):
+    ...     return manifold.expmap(x, manifold.logmap(x, y) / 2)
+    >>> midpoint(Sphere(), torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])).round(decimals=4)
+    tensor([0.7071, 0.7071, 0.0000])
     """
 
     @property

@@ -5,8 +5,8 @@ r"""Riemannian metrics of a flat latent space: a positive definite matrix G(z) a
     \log \mathrm{vol}(z) = \tfrac12 \log \det G(z), \qquad
     G(z) = J(z)^\top J(z) \ \text{for the pull-back of} \ f, \quad J = \partial f / \partial z
 
-The volume element is vol(z) dz with dz the Lebesgue measure of the chart R^d. A metric of one's own is any function
-z -> G(z), or any object with ``metric(z)``; :class:`RiemannianMetric` gives the rest by autograd.
+The volume element is vol(z) dz with dz the Lebesgue measure of the chart R^d. Your own metric is any function z ->
+G(z), or any object with ``metric(z)``; :class:`RiemannianMetric` derives the rest by autograd.
 
 References:
     [1] Latent Space Oddity: on the Curvature of Deep Generative Models (Arvanitidis, Hansen & Hauberg, 2018)
@@ -25,10 +25,16 @@ __all__ = ["InverseVolumeMetric", "PullbackMetric", "RiemannianMetric", "as_metr
 
 
 class RiemannianMetric(nn.Module):
-    """A metric of R^d. A subclass gives ``metric(z)``; what it knows in closed form it may override.
+    """A metric of R^d. A subclass defines ``metric(z)``, and may override what it knows in closed form.
 
     Points z and tangent vectors u, v have shape ``(..., d)``. Tensors of a metric are its buffers or parameters, so
     ``to(device)`` moves it.
+
+    >>> class HalfPlane(RiemannianMetric):
+    ...     def metric(self, z):
+    ...         return z[..., 1, None, None] ** -2 * torch.eye(2, dtype=z.dtype)
+    >>> print(f"{HalfPlane().log_volume(torch.tensor([0.0, 2.0])):.4f}")  # -2 log 2
+    -1.3863
     """
 
     def metric(self, z: Tensor) -> Tensor:
@@ -84,7 +90,10 @@ class _Function(RiemannianMetric):
 def as_metric(metric: Any) -> RiemannianMetric:
     """A metric from a metric, from an object with ``metric(z)``, or from a function z -> G(z).
 
-    :raises ValueError: if it is none of them.
+    :raises ValueError: for anything else.
+
+    >>> as_metric(lambda z: 4 * torch.eye(2).expand(*z.shape, 2)).inner(torch.zeros(2), torch.ones(2), torch.ones(2))
+    tensor(8.)
     """
     if isinstance(metric, RiemannianMetric):
         return metric
@@ -111,6 +120,9 @@ class PullbackMetric(RiemannianMetric):
         mode only.
     :param event_dim: number of dimensions of one decoded datum.
 
+    >>> PullbackMetric(lambda z: torch.cat([z, z.square()], -1)).metric(torch.tensor([1.0]))  # 1 + (2 z)^2
+    tensor([[5.]])
+
     Source: Arvanitidis, Hansen and Hauberg (2018), https://arxiv.org/abs/1710.11379
     """
 
@@ -120,7 +132,8 @@ class PullbackMetric(RiemannianMetric):
 
     def jacobian_product(self, z: Tensor, v: Tensor) -> Tensor:
         """J(z) v, shape ``(..., n)`` with n the size of a datum."""
-        return torch.func.jvp(self._decode, (z,), (v.expand_as(z),))[1]
+        x, Jv = torch.func.jvp(self._decode, (z,), (v.expand_as(z),))
+        return Jv.to(x.dtype)
 
     def _decode(self, z: Tensor) -> Tensor:
         x = self.decoder(z)
@@ -154,6 +167,11 @@ class InverseVolumeMetric(RiemannianMetric):
     :param metric: G.
     :param scale: s; 1 is the potential of [2]. Over a range of log vol of r nats the length element varies by e^(s r):
         s = 1/d keeps that mild in d dimensions.
+
+    >>> metric = InverseVolumeMetric(lambda z: 4 * torch.eye(2).expand(*z.shape, 2))
+    >>> metric(torch.zeros(2))
+    tensor([[0.0625, 0.0000],
+            [0.0000, 0.0625]])
     """
 
     def __init__(self, metric: Any, scale: float = 1.0):

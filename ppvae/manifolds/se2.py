@@ -35,20 +35,40 @@ def _motion(xi: Tensor) -> Tensor:
 
 
 def hat(xi: Tensor) -> Tensor:
-    """The matrix [[0, -omega, v_1], [omega, 0, v_2], [0, 0, 0]] of xi, (..., 3) -> (..., 3, 3)."""
+    """The matrix [[0, -omega, v_1], [omega, 0, v_2], [0, 0, 0]] of xi, (..., 3) -> (..., 3, 3).
+
+    >>> hat(torch.tensor([0.5, 1.0, 2.0]))
+    tensor([[ 0.0000, -0.5000,  1.0000],
+            [ 0.5000,  0.0000,  2.0000],
+            [ 0.0000,  0.0000,  0.0000]])
+    """
     return sim2.hat(_similarity(xi))
 
 
 def vee(a: Tensor) -> Tensor:
-    """The inverse of :func:`hat`, (..., 3, 3) -> (..., 3)."""
+    """The inverse of :func:`hat`, (..., 3, 3) -> (..., 3).
+
+    >>> vee(hat(torch.tensor([0.5, 1.0, 2.0])))
+    tensor([0.5000, 1.0000, 2.0000])
+    """
     return _motion(sim2.vee(a))
 
 
 def exp(xi: Tensor) -> Tensor:
-    """The motion of xi = (omega, v_1, v_2), (..., 3) -> (..., 3, 3); smooth at xi = 0."""
+    """The motion of xi = (omega, v_1, v_2), (..., 3) -> (..., 3, 3); smooth at xi = 0.
+
+    >>> exp(torch.tensor([torch.pi / 3, torch.pi, 0.0])).round(decimals=4)
+    tensor([[ 0.5000, -0.8660,  2.5981],
+            [ 0.8660,  0.5000,  1.5000],
+            [ 0.0000,  0.0000,  1.0000]])
+    """
     return sim2.exp(_similarity(xi))
 
 
 def log(g: Tensor) -> Tensor:
-    """The xi = (omega, v_1, v_2) with exp(xi) = g and omega in [-pi, pi], (..., 3, 3) -> (..., 3)."""
+    """The xi = (omega, v_1, v_2) with exp(xi) = g and omega in [-pi, pi], (..., 3, 3) -> (..., 3).
+
+    >>> log(exp(torch.tensor([0.5, 1.0, 2.0]))).round(decimals=4)
+    tensor([0.5000, 1.0000, 2.0000])
+    """
     return _motion(sim2.log(g))

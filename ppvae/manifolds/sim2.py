@@ -29,14 +29,24 @@ __all__ = ["act", "compose", "exp", "hat", "inverse", "log", "vee"]
 
 
 def hat(xi: Tensor) -> Tensor:
-    """The matrix [[sigma, -omega, v_1], [omega, sigma, v_2], [0, 0, 0]] of xi, (..., 4) -> (..., 3, 3)."""
+    """The matrix [[sigma, -omega, v_1], [omega, sigma, v_2], [0, 0, 0]] of xi, (..., 4) -> (..., 3, 3).
+
+    >>> hat(torch.tensor([0.5, 0.1, 1.0, 2.0]))
+    tensor([[ 0.1000, -0.5000,  1.0000],
+            [ 0.5000,  0.1000,  2.0000],
+            [ 0.0000,  0.0000,  0.0000]])
+    """
     omega, sigma, v1, v2 = xi.unbind(-1)
     o = torch.zeros_like(omega)
     return torch.stack([sigma, -omega, v1, omega, sigma, v2, o, o, o], -1).unflatten(-1, (3, 3))
 
 
 def vee(a: Tensor) -> Tensor:
-    """The inverse of :func:`hat`, (..., 3, 3) -> (..., 4)."""
+    """The inverse of :func:`hat`, (..., 3, 3) -> (..., 4).
+
+    >>> vee(hat(torch.tensor([0.5, 0.1, 1.0, 2.0])))
+    tensor([0.5000, 0.1000, 1.0000, 2.0000])
+    """
     return torch.stack(
         [
             (a[..., 1, 0] - a[..., 0, 1]) / 2,
@@ -49,7 +59,13 @@ def vee(a: Tensor) -> Tensor:
 
 
 def exp(xi: Tensor) -> Tensor:
-    """The similarity of xi = (omega, sigma, v_1, v_2), (..., 4) -> (..., 3, 3); smooth at xi = 0."""
+    """The similarity of xi = (omega, sigma, v_1, v_2), (..., 4) -> (..., 3, 3); smooth at xi = 0.
+
+    >>> exp(torch.tensor([torch.pi / 3, 0.6931, 0.0, 0.0])).round(decimals=3)
+    tensor([[ 1.0000, -1.7320,  0.0000],
+            [ 1.7320,  1.0000,  0.0000],
+            [ 0.0000,  0.0000,  1.0000]])
+    """
     omega, sigma, v = xi[..., 0], xi[..., 1], xi[..., 2:]
     a = sigma.exp().unsqueeze(-1) * circle.exp(omega)
     return _element(a, circle.act(_phi(sigma, omega), v))
@@ -58,8 +74,10 @@ def exp(xi: Tensor) -> Tensor:
 def log(g: Tensor) -> Tensor:
     """The xi = (omega, sigma, v_1, v_2) with exp(xi) = g and omega in [-pi, pi], (..., 3, 3) -> (..., 4).
 
-    The gradient is finite everywhere; at omega = pi, where -pi would do as well, it is that of the branch
-    taken.
+    The gradient is finite everywhere. At omega = pi, where -pi is a logarithm too, it is that of the chosen branch.
+
+    >>> log(exp(torch.tensor([0.5, 0.1, 1.0, 2.0]))).round(decimals=4)
+    tensor([0.5000, 0.1000, 1.0000, 2.0000])
     """
     a, b = g[..., :2, 0], g[..., :2, 2]
     omega, sigma = circle.log(a), a.square().sum(-1).log() / 2
@@ -69,20 +87,36 @@ def log(g: Tensor) -> Tensor:
 
 
 def compose(g: Tensor, h: Tensor) -> Tensor:
-    """The map g after h, (..., 3, 3)."""
+    """The map g after h, (..., 3, 3).
+
+    >>> g = exp(torch.tensor([0.5, 0.1, 1.0, 2.0]))
+    >>> compose(g, inverse(g)).abs().round(decimals=4)
+    tensor([[1., 0., 0.],
+            [0., 1., 0.],
+            [0., 0., 1.]])
+    """
     # A sum of products and not a matmul: TF32 and autocast would leave it with three digits.
     return (g.unsqueeze(-1) * h.unsqueeze(-3)).sum(-2)
 
 
 def inverse(g: Tensor) -> Tensor:
-    """The inverse map p -> (p - b) / a, (..., 3, 3)."""
+    """The inverse map p -> (p - b) / a, (..., 3, 3).
+
+    >>> inverse(exp(torch.tensor([0.0, 0.0, 1.0, 2.0])))[..., 2]
+    tensor([-1., -2.,  1.])
+    """
     a, b = g[..., :2, 0], g[..., :2, 2]
     a = circle.inverse(a) / a.square().sum(-1, keepdim=True)
     return _element(a, -circle.act(a, b))
 
 
 def act(g: Tensor, p: Tensor) -> Tensor:
-    """Points p of the plane, (..., 2), mapped by g; batch shapes broadcast."""
+    """Points p of the plane, (..., 2), mapped by g; batch shapes broadcast.
+
+    >>> shift = exp(torch.tensor([0.0, 0.0, 1.0, 2.0]))
+    >>> act(shift, torch.tensor([5.0, 5.0]))
+    tensor([6., 7.])
+    """
     return circle.act(g[..., :2, 0], p) + g[..., :2, 2]
 
 

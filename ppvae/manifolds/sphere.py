@@ -57,6 +57,9 @@ def log_area(m: int) -> float:
 
     :param m: ambient dimension, at least 1: ``log_area(2)`` is log 2 pi, ``log_area(3)`` is log 4 pi.
     :raises ValueError: if m < 1.
+
+    >>> print(f"{math.exp(log_area(3)):.4f} {4 * math.pi:.4f}")
+    12.5664 12.5664
     """
     if m < 1:
         raise ValueError(f"expected an ambient dimension m >= 1 of the sphere S^(m-1), got {m}")
@@ -78,6 +81,9 @@ def rotate_from_pole(y: Tensor, loc: Tensor) -> Tensor:
     :param y: points, shape ``(..., m)``.
     :param loc: the image :math:`\mu` of e_1, unit vectors of shape ``(..., m)``; batch shapes broadcast.
     :return: points of shape ``(..., m)``.
+
+    >>> rotate_from_pole(torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.48, 0.6, 0.64])).round(decimals=4)
+    tensor([0.4800, 0.6000, 0.6400])
     """
     first, rest = loc[..., :1], loc[..., 1:]
     s = torch.copysign(torch.ones_like(first), first.detach())
@@ -87,7 +93,14 @@ def rotate_from_pole(y: Tensor, loc: Tensor) -> Tensor:
 
 
 class Sphere:
-    """Geometry of the unit sphere in R^m: points x, y and tangent vectors u at x have shape ``(..., m)``."""
+    """Geometry of the unit sphere in R^m: points x, y and tangent vectors u at x have shape ``(..., m)``.
+
+    >>> x, y = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
+    >>> print(f"{Sphere().dist(x, y):.4f}")
+    1.5708
+    >>> Sphere().expmap(x, Sphere().logmap(x, y) / 2).round(decimals=4)
+    tensor([0.7071, 0.7071, 0.0000])
+    """
 
     support = sphere
 
@@ -104,9 +117,9 @@ class Sphere:
         return y / y.norm(dim=-1, keepdim=True)  # a long u is off the tangent space by |u| rounding units
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        """The shortest tangent vector u at x with exp_x(u) = y, in radians; smooth but for y = -x.
+        """The shortest tangent vector u at x with exp_x(u) = y, in radians; smooth except at y = -x.
 
-        At y = -x every tangent vector of length pi is one: the one returned is the image of pi e_2 under
+        At y = -x every tangent vector of length pi is a logarithm. The result there is the image of pi e_2 under
         :func:`rotate_from_pole` to x.
         """
         # Removing +-x first loses nothing, as it is normal, and leaves a small vector where y is near +-x.

@@ -46,6 +46,11 @@ class Torus:
 
     :param n: number of circles, at least 1.
     :raises ValueError: if n < 1.
+
+    >>> from ppvae.manifolds import circle
+    >>> x, y = circle.exp(torch.tensor([0.0, 0.0])), circle.exp(torch.tensor([3.0, -4.0]))
+    >>> print(f"{Torus(2).dist(x, y):.4f} {(9 + (2 * torch.pi - 4) ** 2) ** 0.5:.4f}")
+    3.7700 3.7700
     """
 
     def __init__(self, n: int):

@@ -7,7 +7,7 @@ With m the ambient dimension, v = m/2 - 1 and k >= 0 a concentration,
          = \log E_{z \sim \mathrm{U}(S^{m-1})}[e^{k z_1}], \\
     A(k) = F'(k) = I_{v+1}(k) / I_v(k), \qquad A' = 1 - A^2 - (m-1) A / k, \qquad K(k) = k A - F.
 
-None of them is computed from these lines: I_v overflows and underflows, and every difference above cancels somewhere.
+These lines are not how they are computed: I_v overflows and underflows, and every difference above cancels somewhere.
 Instead the expansion of I_n for large order [1, 10.41.3], uniform in k, is taken at an order n = v + i that is large
 enough, and brought down to v by the recurrence that runs in its stable direction [1, 10.29.1]. With z = k/n,
 :math:`s = \sqrt{1+z^2}` and t = 1/s,
@@ -19,9 +19,9 @@ enough, and brought down to v by the recurrence that runs in its stable directio
     q_j = \frac{k}{2j} A_j, \qquad \rho_{j-1} = \frac{1}{1 + q_j}, \qquad
     F_{j-1} = F_j + \log(1 + q_j).
 
-R(1) stands for Stirling's series of log Gamma, so that no Gamma function is left; every term added to F is positive,
-so that F has its full relative accuracy down to k = 0, where F ~ k^2 / 2m. The same steps carry 1 - A and A' (below),
-so that these keep theirs up to large k, where 1 - A ~ (m-1)/2k and A' ~ (m-1)/2k^2. There is one formula for all k:
+R(1) is Stirling's series of log Gamma, so that no Gamma function is left. Every term added to F is positive, so that F
+keeps its relative accuracy down to k = 0, where F ~ k^2 / 2m. The same steps carry 1 - A and A' (below), which keep
+their relative accuracy up to large k, where 1 - A ~ (m-1)/2k and A' ~ (m-1)/2k^2. There is one formula for all k:
 nothing branches on values. Float32 arguments are computed in float64 with fewer terms, and cast back.
 
 Every function takes ``k``, a tensor of any shape, and ``m``, an integer >= 2. A size that torch.jit.trace has made a
@@ -221,6 +221,10 @@ def log_hyp0f1(k: Tensor, m: int) -> Tensor:
     r"""F(k) = log 0F1(; m/2; k^2/4): the log normaliser of exp(k z_1) under the uniform law on S^{m-1}, in nats.
 
     Range [0, k], F(0) = 0, F ~ k^2 / 2m for small k. Gradient A(k). Error below 1e-12, at small k too.
+
+    >>> k = torch.tensor(2.0)
+    >>> print(f"{log_hyp0f1(k, 3):.4f} {math.log(math.sinh(2) / 2):.4f}")
+    0.5952 0.5952
     """
     return _LogHyp0F1.apply(k, int(m))[0]
 
@@ -231,6 +235,10 @@ def log_hyp0f1_scaled(k: Tensor, m: int) -> Tensor:
     .. math:: F(k) - k \to \log \Gamma(m/2) - \tfrac12 \log 4 \pi - \tfrac{m-1}{2} \log (k/2).
 
     Range (-inf, 0]. Gradient A(k) - 1 = -bessel_ratio_complement. Error below 1e-12.
+
+    >>> k = torch.tensor(1e6)
+    >>> print(f"{log_hyp0f1_scaled(k, 3):.4f} {-math.log(2e6):.4f}")
+    -14.5087 -14.5087
     """
     return _LogHyp0F1.apply(k, int(m))[1]
 
@@ -240,6 +248,10 @@ def log_hyp0f1_conjugate(k: Tensor, m: int) -> Tensor:
     Mises-Fisher law of concentration k from the uniform law.
 
     Range [0, inf), K ~ k^2 / 2m for small k. Gradient k A'(k). Error below 1e-12, at small k too.
+
+    >>> k = torch.tensor(2.0)
+    >>> print(f"{log_hyp0f1_conjugate(k, 3):.4f} {2 * (1 / math.tanh(2) - 0.5) - math.log(math.sinh(2) / 2):.4f}")
+    0.4794 0.4794
     """
     return _LogHyp0F1.apply(k, int(m))[2]
 
@@ -249,6 +261,9 @@ def bessel_ratio(k: Tensor, m: int) -> Tensor:
 
     Range [0, 1), A ~ k/m for small k. Gradient A'(k). Error below 1e-12. For A near 1 see
     :func:`bessel_ratio_complement`.
+
+    >>> print(f"{bessel_ratio(torch.tensor(2.0), 3):.4f} {1 / math.tanh(2) - 0.5:.4f}")
+    0.5373 0.5373
     """
     return _BesselRatio.apply(k, int(m))[0]
 
@@ -257,6 +272,9 @@ def bessel_ratio_complement(k: Tensor, m: int) -> Tensor:
     r"""1 - A(k) without the cancellation: (m-1) / 2k for large k.
 
     Range (0, 1]. Gradient -A'(k). Error below 1e-12.
+
+    >>> print(f"{bessel_ratio_complement(torch.tensor(1e8), 3):.1e}")
+    1.0e-08
     """
     return _BesselRatio.apply(k, int(m))[1]
 
@@ -265,6 +283,9 @@ def bessel_ratio_over_argument(k: Tensor, m: int) -> Tensor:
     r"""A(k) / k, which is 1/m at k = 0: the variance of a von Mises-Fisher law across its mean direction.
 
     Range (0, 1/m]. Gradient by that of A at m + 2. Error below 1e-12.
+
+    >>> print(f"{bessel_ratio_over_argument(torch.tensor(0.0), 4):.4f}")
+    0.2500
     """
     # One step of the recurrence, which is a step of two in m: no division by k.
     return 1 / (int(m) + k * bessel_ratio(k, m + 2))
@@ -278,6 +299,9 @@ def bessel_ratio_derivative(k: Tensor, m: int) -> Tensor:
               \epsilon_n = k A'_n / A_n \text{ from the expansion.}
 
     Range (0, 1/m]. Gradients of every order by automatic differentiation of the recurrence. Error below 1e-11.
+
+    >>> print(f"{bessel_ratio_derivative(torch.tensor(2.0), 3):.4f} {0.25 - 1 / math.sinh(2) ** 2:.4f}")
+    0.1740 0.1740
     """
     dtype, m = k.dtype, int(m)
     k, steps, n, accuracy = _prepare(k, m)
@@ -287,7 +311,7 @@ def bessel_ratio_derivative(k: Tensor, m: int) -> Tensor:
     t = 1 / s
     x = 2 * t - 1
     R1, R2 = _horner(first, x), _horner(second, x)
-    # n A'_n, and A_n / z, of which z is taken out so that epsilon is 1 at k = 0.
+    # n A'_n and A_n / z. Without the factor z, epsilon is 1 at k = 0.
     bend = t / (1 + s) + t * t * (0.5 - t * t + t * R1 * (2 - 3 * t * t) + t * t * (1 - t * t) * R2) / n
     ratio = 1 / (1 + s) - t * t * (0.5 + t * R1) / n
     epsilon = bend / ratio
@@ -307,6 +331,10 @@ def log_hyp0f1_divergence(k: Tensor, k0: Tensor, m: int) -> Tensor:
     Gauss-Legendre rule: six nodes leave 1e-13, as the poles of A lie on the imaginary axis.
 
     Range [0, inf), 0 for k = k0. Gradients A(k) - A(k0) and -(k - k0) A'(k0). Error below 1e-10.
+
+    >>> k, k0 = torch.tensor(1e6), torch.tensor(2e6)
+    >>> print(f"{log_hyp0f1_divergence(k, k0, 3):.4f} {math.log(2) - 0.5:.4f}")
+    0.1931 0.1931
     """
     if k.dtype != k0.dtype:
         raise ValueError(f"expected k and k0 of one dtype, got {k.dtype} and {k0.dtype}")

@@ -65,6 +65,9 @@ def trigamma_difference(a: Tensor, b: Tensor) -> Tensor:
 
     :param a: a > 0.
     :param b: b >= 0; the two broadcast.
+
+    >>> print(f"{trigamma_difference(torch.tensor(1.0), torch.tensor(1.0)):.4f}")  # 1 / 1^2
+    1.0000
     """
     p, q = 1 / _steps(a), 1 / _steps(a + b)
     steps = (p * q * (p + q)).sum(-1)
@@ -108,6 +111,9 @@ def digamma_difference(a: Tensor, b: Tensor) -> Tensor:
 
     :param a: a > 0.
     :param b: b >= 0; the two broadcast.
+
+    >>> print(f"{digamma_difference(torch.tensor(1.0), torch.tensor(2.0)):.4f}")  # 1 + 1 / 2
+    1.5000
     """
     return _DigammaDifference.apply(*torch.broadcast_tensors(a, b))
 
@@ -158,5 +164,9 @@ def log_gamma_second_difference(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     :param a: a > 0.
     :param b: b >= 0.
     :param c: c >= 0; the three broadcast.
+
+    >>> a, b, c = torch.tensor(1.0), torch.tensor(1.0), torch.tensor(1e8)
+    >>> print(f"{log_gamma_second_difference(a, b, c):.4f}")  # log(1 + c)
+    18.4207
     """
     return _LogGammaSecondDifference.apply(*torch.broadcast_tensors(a, b, c))

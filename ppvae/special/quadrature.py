@@ -25,6 +25,10 @@ def tanh_sinh(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
     They are computed on the device: nodes that were copied to it would make it wait. For f analytic on (0, 1) with at
     most logarithms at its ends, n = 48 leaves 1e-12; the nodes reach down to 2e-17, those at 1 round to 1.
+
+    >>> x, w = tanh_sinh(48, torch.zeros((), dtype=torch.float64))
+    >>> print(f"{(w * x.log()).sum():.10f}")  # the integral of log x
+    -1.0000000000
     """
     h = 3.2 / n
     tau = torch.arange(-n, n + 1, dtype=like.dtype, device=like.device) * h

@@ -9,10 +9,10 @@ support, it holds that
     E_q[f(z)] = \int f(z) \, q(z) \, dz, \qquad E_q[\nabla_\phi \log q(z)] = 0, \\
     \nabla_\phi E_q[f(z)] = E_q[f(z) \, \nabla_\phi \log q(z)] = E[\nabla_\phi f(z_\phi)]
 
-with :math:`z_\phi` the reparameterised sample. The last pair needs no oracle outside the law, in any
-dimension and at any concentration: a rejection sampler whose pathwise gradient leaves out the correction for
-acceptance [1] breaks it, and so does a sample that was detached. A Monte Carlo mean is judged by the z-score
-of its error, an identity by its relative error.
+with :math:`z_\phi` the reparameterised sample. The last pair needs no oracle outside the law, in any dimension and at
+any concentration. It fails for a rejection sampler whose pathwise gradient leaves out the correction for acceptance
+[1], and for a detached sample. A Monte Carlo mean is judged by the z-score of its error, an identity by its relative
+error.
 
 References:
     [1] Reparameterization Gradients through Acceptance-Rejection Sampling Algorithms (Naesseth et al., 2017)
@@ -793,8 +793,8 @@ def check_distribution(
     sampling from ``proposal`` elsewhere. All else needs the law alone. Each check runs from its own seed;
     global generators and validation settings are as before afterwards.
 
-    :param make: function of keyword tensors that returns the law, or a law in float64, for which all that
-        varies the parameters is skipped.
+    :param make: function of keyword tensors that returns the law, or a law in float64. For a law the checks that vary
+        its parameters are skipped.
     :param params: tensors for ``make``, cast to float64; a batch of them checks a batch. They are free in
         every direction: a parameter on a manifold is projected inside ``make``. A law without parameters
         takes its dtype from a tensor of any name.

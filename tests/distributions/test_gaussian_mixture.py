@@ -244,6 +244,30 @@ def test_entropy_bounds(spread):
         torch.testing.assert_close(torch.stack([low, high]), exact.expand(2))
 
 
+def test_entropy_bounds_are_those_of_the_two_divergences():
+    """Bhattacharyya's distance -log int sqrt(p q) and the KL divergence, both by quadrature."""
+    w, loc, scale = [0.3, 0.7], [-0.4, 0.9], [0.5, 1.3]
+
+    def density(x, k):
+        return mpmath.npdf(x, loc[k], scale[k])
+
+    def integral(f):
+        return mpmath.quad(f, [-14, -2, 0, 2, 14])
+
+    distances = {
+        "bhattacharyya": lambda j, k: -mpmath.log(integral(lambda x: mpmath.sqrt(density(x, j) * density(x, k)))),
+        "kl": lambda j, k: integral(lambda x: density(x, j) * mpmath.log(density(x, j) / density(x, k))),
+    }
+    within = sum(a * mpmath.log(s * mpmath.sqrt(2 * mpmath.pi * mpmath.e)) for a, s in zip(w, scale, strict=True))
+    exact = [
+        float(within - sum(w[k] * mpmath.log(sum(w[j] * mpmath.exp(-D(k, j)) for j in (0, 1))) for k in (0, 1)))
+        for D in distances.values()
+    ]
+    w, loc, scale = (torch.tensor(a, dtype=torch.float64) for a in (w, loc, scale))
+    law = GaussianMixture(w.log(), loc.unsqueeze(-1), scale.unsqueeze(-1))
+    assert [float(bound) for bound in law.entropy_bounds()] == pytest.approx(exact, abs=1e-9)
+
+
 def test_entropy_bounds_of_equal_clusters_are_exact():
     law = GaussianMixture(torch.tensor([0.0, 2.0]), torch.ones(2, 3), torch.full((2, 3), 0.7))
     exact = dist.Normal(torch.zeros(3), 0.7).entropy().sum()

@@ -76,6 +76,14 @@ def test_closed_forms_agree_with_the_jacobian(name):
 
 
 @pytest.mark.parametrize("name", CLOSED)
+def test_a_single_point_keeps_its_dtype(name):
+    """The forward derivative of 1 + z is float64 in torch, where z is float32 and has no dimensions."""
+    f = CLOSED[name]
+    z = draws(f, 1, dtype=torch.float32)[0]
+    assert jacobian(f, z).dtype == log_volume(Bare(f), z).dtype == invert(Bare(f), f(z)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", CLOSED)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_gauss_newton_inverts_from_f_alone(name, dtype):
     f = CLOSED[name]

@@ -55,6 +55,25 @@ def flow(beta=0.3, steps=4):
     )
 
 
+def test_without_a_force_the_momentum_cools_by_the_quadratic_schedule():
+    """z_K = z_0 + eps rho_0 sum_k h_k / h_0, k < K, with h_k = 1 / sqrt(beta_k) = (1 - h_0) k^2 / K^2 + h_0."""
+    K, beta = 4, 0.3
+    law = HamiltonianFlow(
+        torch.zeros(2, dtype=F64),
+        torch.ones(2, dtype=F64),
+        lambda z: 0 * z.sum(-1),
+        torch.tensor([0.3, 0.2], dtype=F64),
+        torch.tensor(beta, dtype=F64),
+        K,
+    )
+    start, rho = torch.randn(2, 2, dtype=F64)
+    h_0 = beta**-0.5
+    heat = [(1 - h_0) * k**2 / K**2 + h_0 for k in range(K + 1)]
+    z, end = law.move(start, rho)
+    torch.testing.assert_close(z, start + law.step_size * rho * sum(heat[:-1]) / h_0)
+    torch.testing.assert_close(end, rho / h_0)
+
+
 @pytest.mark.parametrize("beta", [1.0, 0.3])
 def test_the_volume_changes_by_the_cooling_alone(beta):
     law, start = flow(beta), torch.randn(4, dtype=F64)
