@@ -36,7 +36,7 @@ BELOW = {
     "io": {"models", "nn"},
     "data": set(),
     "plotting": BASE,
-    "testing": BASE | {"nn", "infer", "isolation", "vae", "inputs", "predict", "train", "io"},
+    "testing": BASE | {"models", "nn", "infer", "isolation", "vae", "inputs", "predict", "train", "io"},
 }
 ON_TOP = {"cli", "report", "__main__", "__init__"}
 
