@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ppvae.distributions import HypersphericalUniform
 from ppvae.latents.protocol import Encode, law_of
-from ppvae.manifolds import Power, Sphere
+from ppvae.manifolds import Circle, Manifold, Power, Sphere, Torus
 from ppvae.nn import PosteriorHead, VonMisesFisherHead, records_options
 
 __all__ = ["Spherical"]
@@ -50,8 +50,10 @@ class Spherical(nn.Module):
         self.features, self.reads = copies * self.head.features, (copies * dim,)
 
     @property
-    def manifold(self) -> Sphere | Power:
-        """Where z lives."""
+    def manifold(self) -> Manifold:
+        """Where z lives: of dim 2 a circle, or a torus of copies."""
+        if self.dim == 2:
+            return Circle() if self.copies == 1 else Torus(self.copies)
         return Sphere() if self.copies == 1 else Power(Sphere(), 1)
 
     def prior(self, name: str, like: Tensor, *given: Tensor, encode: Encode | None = None) -> Tensor:
