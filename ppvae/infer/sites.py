@@ -32,6 +32,7 @@ __all__ = [
     "latents",
     "log_prob",
     "manifold_of",
+    "mask_of",
     "number_of_data",
     "observations",
     "outside_the_data_plate",
@@ -39,6 +40,7 @@ __all__ = [
     "plate_nesting",
     "plates",
     "same_scale",
+    "scales_differ",
     "several_scales",
 ]
 
@@ -104,6 +106,17 @@ def number_of_data(site: Site) -> Tensor | float:
 def same_scale(a: Any, b: Any) -> bool:
     """Whether two plate scales are known to be equal; tensors are not compared by value, which waits for the device."""
     return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
+
+
+def mask_of(site: Site) -> Any:
+    """Which data of a site count: True for all, else a tensor; of ``poutine.mask`` and of a law's own ``mask``."""
+    mask, law = True if site["mask"] is None else site["mask"], site["fn"]
+    return mask & law._mask if isinstance(law, MaskedDistribution) else mask
+
+
+def scales_differ(a: Any, b: Any) -> bool:
+    """Whether two plate scales are known to differ; of tensors only :func:`check_pair` knows."""
+    return not isinstance(a, Tensor) and not isinstance(b, Tensor) and a != b
 
 
 def data_first(site: Site) -> Tensor:
@@ -301,19 +314,13 @@ def _check_scale(p: Site, q: Site) -> None:
             f"site {q['name']!r}: expected one scale in model and guide, got {p['scale']} and {q['scale']}: the "
             "difference of the log densities is no KL. Put both under the same plate or poutine.scale"
         )
-    if not _equal(_mask(p), _mask(q)):
+    if not _equal(mask_of(p), mask_of(q)):
         raise ValueError(
-            f"site {q['name']!r}: expected one mask in model and guide, got {_mask(p)} and {_mask(q)}: the difference "
-            "of the log densities is no KL. Mask both, or neither"
+            f"site {q['name']!r}: expected one mask in model and guide, got {mask_of(p)} and {mask_of(q)}: the "
+            "difference of the log densities is no KL. Mask both, or neither"
         )
 
 
 def _equal(a: Any, b: Any) -> bool:
     """Whether two scales or masks have equal values, which waits for the device."""
     return a is b or bool(torch.as_tensor(a == b).all())
-
-
-def _mask(site: Site) -> Any:
-    mask, law = site["mask"], site["fn"]
-    mask = True if mask is None else mask
-    return mask & law._mask if isinstance(law, MaskedDistribution) else mask

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from torch import Tensor
 
-from ppvae.infer import ELBO, IWAE_ELBO, CenterMessenger, TensorELBO
+from ppvae.infer import ELBO, IWAE_ELBO, CenterMessenger, EnumeratedELBO, TensorELBO
 from ppvae.infer.sites import is_deterministic, latents
 from ppvae.inputs import check_support, to_tensors
 from ppvae.isolation import isolated_param_store
@@ -38,7 +38,8 @@ def check_vae(
     :param make: builds a new instance.
     :param data: at least 8 data of shape (n, *shape) in the support of the likelihood.
     :param given: what model and guide are conditioned on, n rows each.
-    :param objective: makes the objective of a number of particles; ``EnumeratedELBO`` for a latent that is enumerated.
+    :param objective: makes the objective of a number of particles: ``EnumeratedELBO`` for a latent that is enumerated,
+        ``lambda K: InfoVAE_ELBO(alpha=1, num_particles=K)`` for a deterministic encoder.
     :param seed: seed of all draws.
     :return: the checks made, by name, with what each found.
     :raises AssertionError: if a rule is broken; the message names the rule, what was expected and what came.
@@ -50,9 +51,9 @@ def check_vae(
             raise ValueError(f"data: expected at least 8 data, got {batch[0].shape[0]}")
         check_support(vae, batch)
         return {
-            "sites": _sites(vae, batch),
+            "sites": _sites(vae, batch, objective),
             "batch sizes": _batch_sizes(vae, batch, objective),
-            "left dimensions": _left_dimensions(vae, batch),
+            "left dimensions": _left_dimensions(vae, batch, objective),
             "gradients": _gradients(vae, batch, objective),
             "objectives": _objectives(vae, batch, objective),
             "plain SVI": _svi(make, batch, objective),
@@ -63,13 +64,15 @@ def check_vae(
         }
 
 
-def _traces(vae: Any, batch: tuple[Tensor, ...], particles: int = 1) -> Any:
+def _traces(vae: Any, batch: tuple[Tensor, ...], objective: TensorELBO) -> Any:
+    """With latents that an objective enumerates drawn."""
+    drawing = ELBO(objective.num_particles) if isinstance(objective, EnumeratedELBO) else objective
     with isolated_param_store(), pyro.validation_enabled(True), torch.no_grad():
-        return ELBO(particles).traces(vae.model, vae.guide, *batch)
+        return drawing.traces(vae.model, vae.guide, *batch)
 
 
-def _sites(vae: Any, batch: tuple[Tensor, ...]) -> str:
-    model_trace, guide_trace = _traces(vae, batch)
+def _sites(vae: Any, batch: tuple[Tensor, ...], objective: Callable[[int], TensorELBO]) -> str:
+    model_trace, guide_trace = _traces(vae, batch, objective(1))
     n, x = batch[0].shape[0], model_trace.nodes.get("x")
     assert x is not None and x["type"] == "sample" and x["is_observed"], (
         "sites: expected the data observed at a sample site named 'x' (pyro.sample('x', law, obs=x))"
@@ -96,12 +99,13 @@ def _sites(vae: Any, batch: tuple[Tensor, ...]) -> str:
 
 
 def _batch_sizes(vae: Any, batch: tuple[Tensor, ...], objective: Callable[[int], TensorELBO]) -> str:
-    for n in (1, 3, batch[0].shape[0]):
+    sizes = objective(1).min_batch, 3, batch[0].shape[0]
+    for n in sizes:
         part = tuple(t[:n] for t in batch)
         with torch.no_grad():
             loss = _loss(vae, part, objective(1))
         assert torch.isfinite(loss), f"batch sizes: expected a finite loss for a batch of {n}, got {loss.item()}"
-    return "1, 3 and all"
+    return f"{sizes[0]}, 3 and all"
 
 
 def _loss(vae: Any, batch: tuple[Tensor, ...], objective: TensorELBO) -> Tensor:
@@ -109,10 +113,10 @@ def _loss(vae: Any, batch: tuple[Tensor, ...], objective: TensorELBO) -> Tensor:
         return objective.differentiable_loss(vae.model, vae.guide, *batch)
 
 
-def _left_dimensions(vae: Any, batch: tuple[Tensor, ...]) -> str:
+def _left_dimensions(vae: Any, batch: tuple[Tensor, ...], objective: Callable[[int], TensorELBO]) -> str:
     """Five particles at once must give, for each, the densities of a run by itself."""
     with evaluating(vae), isolated_param_store(), torch.no_grad():
-        model_trace, guide_trace = _traces(vae, batch, particles=5)
+        model_trace, guide_trace = _traces(vae, batch, objective(5))
         x = model_trace.nodes["x"]
         together = x["fn"].log_prob(x["value"])
         assert together.shape == (5, batch[0].shape[0]), (
@@ -146,7 +150,7 @@ def _gradients(vae: Any, batch: tuple[Tensor, ...], objective: Callable[[int], T
 
 def _objectives(vae: Any, batch: tuple[Tensor, ...], make: Callable[[int], TensorELBO]) -> str:
     objectives = [make(1), make(3)]
-    if make is ELBO and not _deterministic(vae, batch):
+    if make is ELBO:
         objectives.append(IWAE_ELBO(3))
     for objective in objectives:
         found = {}

@@ -45,6 +45,7 @@ class Regularized(TensorELBO):
         kl_weight = objective.kl_weight
         super().__init__(objective.num_particles)
         self.max_plate_nesting, self.kl_weight = objective.max_plate_nesting, kl_weight
+        self.min_batch, self.max_batch = objective.min_batch, objective.max_batch
 
     @property
     def kl_weight(self) -> Tensor:  # type: ignore[override]  # the base has a plain attribute
