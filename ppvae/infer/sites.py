@@ -32,6 +32,7 @@ __all__ = [
     "latents",
     "log_prob",
     "manifold_of",
+    "mask_of",
     "number_of_data",
     "observations",
     "outside_the_data_plate",
@@ -39,6 +40,7 @@ __all__ = [
     "plate_nesting",
     "plates",
     "same_scale",
+    "scales_differ",
     "several_scales",
 ]
 
@@ -106,6 +108,17 @@ def same_scale(a: Any, b: Any) -> bool:
     return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
 
 
+def mask_of(site: Site) -> Any:
+    """Which data of a site count: True for all, else a tensor; of ``poutine.mask`` and of a law's own ``mask``."""
+    mask, law = True if site["mask"] is None else site["mask"], site["fn"]
+    return mask & law._mask if isinstance(law, MaskedDistribution) else mask
+
+
+def scales_differ(a: Any, b: Any) -> bool:
+    """Whether two plate scales are known to differ; of tensors only :func:`check_pair` knows."""
+    return not isinstance(a, Tensor) and not isinstance(b, Tensor) and a != b
+
+
 def data_first(site: Site) -> Tensor:
     """The value with the data as its first dimension, plates within a datum behind them: (n, \\*inner, \\*event)."""
     value, event = site["value"], len(site["fn"].event_shape)
@@ -157,12 +170,14 @@ def check_pair(model_trace: Trace, guide_trace: Trace, needs: Needs | Callable[[
     5. For importance weights every latent is in the data plate: a weight belongs to one datum.
     6. Guide and prior of a latent have one scale and one mask, or the difference of their log densities is no KL. For
        importance weights the observed sites have that scale too.
+    7. Every dimension to the left of a point belongs to a plate. Pyro lets a dimension between two plates pass, such as
+       one of particles that a decoder has moved there, and sums over it.
 
     What is said of one datum leaves the scale of the plates out: means are divided by :func:`number_of_data`, weights
     and potentials are made of :func:`per_datum`.
 
-    :param needs: what is computed, for all latents or as a function of the name of one. "draws" asks for rules 1 and 2,
-        "bound" for rules 3, 4 and the first half of 6 too, "weights" for all.
+    :param needs: what is computed, for all latents or as a function of the name of one. "draws" asks for rules 1, 2 and
+        7, "bound" for rules 3, 4 and the first half of 6 too, "weights" for all.
 
     >>> from pyro import distributions as dist, plate, poutine, sample
     >>> def model():
@@ -196,6 +211,9 @@ def check_pair(model_trace: Trace, guide_trace: Trace, needs: Needs | Callable[[
                 f"site {name!r}: the guide samples it, and the model does not; give both one name, or mark an "
                 "auxiliary variable of the guide by infer={'is_auxiliary': True}"
             )
+    for trace in (model_trace, guide_trace):
+        for site in (*latents(trace), *observations(trace)):
+            _check_dimensions(site)
     check_densities(model_trace, guide_trace, needs)
     asked = {name: needs if isinstance(needs, str) else needs(name) for name in guides}
     for name, p in priors.items():
@@ -301,19 +319,25 @@ def _check_scale(p: Site, q: Site) -> None:
             f"site {q['name']!r}: expected one scale in model and guide, got {p['scale']} and {q['scale']}: the "
             "difference of the log densities is no KL. Put both under the same plate or poutine.scale"
         )
-    if not _equal(_mask(p), _mask(q)):
+    if not _equal(mask_of(p), mask_of(q)):
         raise ValueError(
-            f"site {q['name']!r}: expected one mask in model and guide, got {_mask(p)} and {_mask(q)}: the difference "
-            "of the log densities is no KL. Mask both, or neither"
+            f"site {q['name']!r}: expected one mask in model and guide, got {mask_of(p)} and {mask_of(q)}: the "
+            "difference of the log densities is no KL. Mask both, or neither"
         )
+
+
+def _check_dimensions(site: Site) -> None:
+    """Rule 7."""
+    dims, shape = {frame.dim for frame in site["cond_indep_stack"] if frame.vectorized}, site["fn"].batch_shape
+    for dim in range(-1, min(dims, default=0), -1):
+        if dim not in dims and len(shape) >= -dim and shape[dim] > 1:
+            raise ValueError(
+                f"site {site['name']!r}: expected every dimension of its law in a plate, got the batch shape "
+                f"{tuple(shape)} with plates at {sorted(dims, reverse=True)} alone; give dimension {dim} size 1, or "
+                "make it part of a point by .to_event"
+            )
 
 
 def _equal(a: Any, b: Any) -> bool:
     """Whether two scales or masks have equal values, which waits for the device."""
     return a is b or bool(torch.as_tensor(a == b).all())
-
-
-def _mask(site: Site) -> Any:
-    mask, law = site["mask"], site["fn"]
-    mask = True if mask is None else mask
-    return mask & law._mask if isinstance(law, MaskedDistribution) else mask

@@ -35,18 +35,18 @@ OBJECTIVES: dict[str, tuple[Any, dict[str, Any]]] = {name: (find(name), {}) for 
     "info": (find("info"), {"divergences": "mmd", "alpha": 1, "lambda_": 10}),
     "info, sliced": (find("info"), {"divergences": "sliced-wasserstein", "alpha": 1, "lambda_": 10}),
 }
-DETERMINISTIC = ("wasserstein", "wasserstein embedding")  # importance weights need a density
+DETERMINISTIC = ("wasserstein", "wasserstein embedding")  # all but a divergence needs a density
 SEVERAL = {name: (find(name), {"num_particles": 4}) for name in ("dreg", "miwae", "ciwae", "piwae")}
 OBJECTIVES |= SEVERAL
 
 
 def goes_with(objective, vae):
+    if vae in DETERMINISTIC:
+        return objective.startswith("info")
     if objective in SEVERAL:  # a few kinds of latents show it
         return vae in ("gaussian", "sphere, 10", "hyperbolic", "gaussian mixture")
     if objective == "total-correlation":
         return vae in ("gaussian", "info")
-    if objective == "iwae":
-        return vae not in DETERMINISTIC
     return not (objective.startswith("info") and vae.startswith("vamp"))  # its prior has no pathwise gradient
 
 

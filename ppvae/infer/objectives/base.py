@@ -51,6 +51,9 @@ class TensorELBO(PyroELBO):
     ``kl_weight`` is a tensor with the weight of the latent terms, 1 unless something (KL warm-up) fills it otherwise.
     """
 
+    min_batch: int = 1  #: the fewest data of a batch
+    max_batch: int | None = None  #: the most data of a batch; None for any number
+
     def __init__(self, num_particles: int = 1, max_plate_nesting: int = 1):
         if num_particles < 1:
             raise ValueError(f"num_particles: expected at least 1, got {num_particles}")
@@ -75,9 +78,10 @@ class TensorELBO(PyroELBO):
             check_pair(model_trace, guide_trace, self.needs)
             check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
             for trace in (model_trace, guide_trace):
-                trace.compute_log_prob()
                 for site in (*latents(trace), *observations(trace)):
-                    check_site_shape(site, self.max_plate_nesting)
+                    if site["is_observed"] or self.needs(site["name"]) != "draws":
+                        log_prob(trace, site)
+                        check_site_shape(site, self.max_plate_nesting)
         else:
             check_densities(model_trace, guide_trace, self.needs)
         if torch.is_grad_enabled():

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ppvae.infer.objectives.base import TensorELBO
 from ppvae.infer.objectives.iwae import LogWeights
-from ppvae.infer.sites import Needs, latents, observations
+from ppvae.infer.sites import Needs, latents, mask_of, observations
 
 
 class SplitELBO(TensorELBO):
@@ -55,7 +55,7 @@ class SplitELBO(TensorELBO):
     def terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         w = LogWeights(model_trace, guide_trace, self.max_plate_nesting, self.num_particles)
         for site in latents(guide_trace):
-            if site["mask"] is not None:
+            if mask_of(site) is not True:
                 raise ValueError(
                     f"site {site['name']!r}: {type(self).__name__} weights gradients of whole draws, and it is masked"
                 )

@@ -28,7 +28,7 @@ from torch import Tensor
 from ppvae.infer.handlers import PriorMessenger
 from ppvae.infer.objectives.base import TensorELBO, kl_terms, reconstruction_terms, sum_terms
 from ppvae.infer.objectives.divergences import find, names
-from ppvae.infer.sites import Needs, Site, latents, number_of_data, observations, plates
+from ppvae.infer.sites import Needs, Site, latents, mask_of, number_of_data, observations, plates
 
 _ONE_DATUM = "a batch of one datum has no aggregate posterior; choose a batch_size that leaves no single datum over"
 
@@ -89,8 +89,8 @@ class InfoVAE_ELBO(TensorELBO):
                     f"either, got {divergence!r}"
                 )
         self.divergences, self.alpha, self.lambda_ = divergences, alpha, lambda_
-        if alpha + lambda_ > 1:
-            self.min_batch = 2  # one datum has no aggregate posterior
+        if alpha + lambda_ > 1 and divergences != {}:
+            self.min_batch = 2  # a single datum has no aggregate posterior
 
     def needs(self, name: str) -> Needs:
         compared = name in self.divergences if isinstance(self.divergences, Mapping) else True
@@ -162,7 +162,7 @@ class InfoVAE_ELBO(TensorELBO):
             why = f"its law {type(law).__name__} is discrete, and a sample of it has no gradient"
         elif [frame.dim for frame in frames] != [-1]:
             why = f"expected it in the data plate (dim -1) alone, got the plates {[f.name for f in frames]}"
-        elif p["mask"] is not None or q["mask"] is not None:
+        elif mask_of(p) is not True or mask_of(q) is not True:
             why = "it is masked, and the aggregate posterior of a part of the batch is not known"
         elif frames[0].size < 2:
             why = _ONE_DATUM

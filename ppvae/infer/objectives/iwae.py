@@ -23,6 +23,7 @@ from ppvae.infer.sites import (
     observations,
     outside_the_data_plate,
     per_datum,
+    scales_differ,
     several_scales,
 )
 
@@ -95,10 +96,8 @@ def _parts(
             if not in_data_plate(site):
                 raise ValueError(outside_the_data_plate(site["name"]))
             scales.append(site["scale"])
-            a, b = scales[-1], scales[0]
-            # Tensors are compared by check_pair, under validation: here that would wait for the device at every step.
-            if not isinstance(a, Tensor) and not isinstance(b, Tensor) and a != b:
-                raise ValueError(several_scales(site, b))
+            if scales_differ(site["scale"], scales[0]):
+                raise ValueError(several_scales(site, scales[0]))
             densities.append(per_datum(trace, site, max_plate_nesting))
         return sum(densities[1:], densities[0])
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from ppvae.infer.objectives.base import TensorELBO, reconstruction_terms
-from ppvae.infer.sites import Site, base_law, latents, plates, same_scale
+from ppvae.infer.sites import Site, base_law, latents, mask_of, plates, scales_differ
 
 
 class TotalCorrelation_ELBO(TensorELBO):
@@ -148,9 +148,9 @@ class TotalCorrelation_ELBO(TensorELBO):
             why = f"its law {type(law).__name__} is discrete, and a sample of it has no gradient"
         elif [frame.dim for frame in frames] != [-1]:
             why = f"expected it in the data plate (dim -1) alone, got the plates {[f.name for f in frames]}"
-        elif q["mask"] is not None or model_trace.nodes[q["name"]]["mask"] is not None:
+        elif mask_of(q) is not True or mask_of(model_trace.nodes[q["name"]]) is not True:
             why = "it is masked, and the aggregate posterior of a part of the batch is not known"
-        elif not same_scale(q["scale"], model_trace.nodes[q["name"]]["scale"]):
+        elif scales_differ(q["scale"], model_trace.nodes[q["name"]]["scale"]):
             why = "its scales in model and guide differ; weight the latent terms with kl_weight, not with poutine.scale"
         if why:
             raise ValueError(f"site {q['name']!r}: no total correlation: {why}")

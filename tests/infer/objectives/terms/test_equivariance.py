@@ -79,11 +79,12 @@ def test_terms_fall_in_training_and_combine():
     vae = SO3VAE((3, 8, 8), 1, 4, (32,), likelihood=NormalLikelihood(0.2))
     objective = Regularized(
         Capacity_ELBO(5.0, gamma=1.0),
-        equivariance=Equivariance(RandomTurn(), weight=10.0),
+        equivariance=Equivariance(RandomTurn(), weight=30.0),
         continuity=Continuity(lambda x: x + 0.02 * torch.randn_like(x), weight=10.0),
     )
-    fit = ppvae.fit(vae, x, epochs=30, batch_size=64, objective=objective, lr=3e-3, seed=0, progress=False)
-    assert fit.history["equivariance"][-1] < 0.85 * fit.history["equivariance"][0]
+    fit = ppvae.fit(vae, x, epochs=40, batch_size=64, objective=objective, lr=1e-2, seed=0, progress=False)
+    errors = fit.history["equivariance"]
+    assert sum(errors[-5:]) < 0.6 * sum(errors[:5])  # without the term it stays
     assert "continuity" in fit.history
     for parameter in vae.encoder.parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all()
