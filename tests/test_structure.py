@@ -13,15 +13,15 @@ ROOT = Path(__file__).parents[1]
 BELOW: dict[str, set[str]] = {
     "checks": set(),
     "data": set(),
-    "special": set(),
     "manifolds": set(),
+    "special": set(),
     "lazy": set(),
     "version": set(),
     "turns": set(),
     "transforms": set(),
     "diagnostics": {"checks"},
-    "distributions": {"special", "manifolds"},
     "plotting": {"manifolds"},
+    "distributions": {"manifolds", "special"},
     "random": {"turns"},
     "nn": {"manifolds", "lazy", "distributions"},
     "infer": {"manifolds", "lazy", "distributions", "random"},
@@ -37,7 +37,7 @@ BELOW: dict[str, set[str]] = {
     "train": {"lazy", "turns", "random", "nn", "infer", "vae", "inputs", "tracing", "io"},
     "samplers": {"checks", "manifolds", "diagnostics", "distributions", "random", "infer", "vae", "inputs", "predict"},
     "callbacks": {"train"},
-    "testing": {"manifolds", "random", "infer", "isolation", "vae", "inputs", "predict", "train"},
+    "testing": {"manifolds", "random", "nn", "infer", "isolation", "vae", "models", "inputs", "predict", "train"},
 }
 #: These may import everything, ``ppvae`` itself too.
 ON_TOP = {"cli", "report", "__main__", "__init__"}

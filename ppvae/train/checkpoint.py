@@ -37,9 +37,7 @@ class Checkpoint:
     :param parts: by name, what changes in the run.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], vae: VAE, settings: dict[str, Any], parts: Mapping[str, Stateful]
-    ):
+    def __init__(self, path: str | os.PathLike[str], vae: VAE, settings: dict[str, Any], parts: Mapping[str, Stateful]):
         self.path, self.parts = Path(path), parts
         self.header = {**describe(cast(nn.Module, vae)), "settings": json.loads(json.dumps(settings))}
 

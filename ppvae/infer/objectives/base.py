@@ -93,11 +93,6 @@ class TensorELBO(PyroELBO):
                     )
         return model_trace, guide_trace
 
-    #: The least number of data in a batch that the objective can take.
-    min_batch: int = 1
-    #: The greatest, None without a limit.
-    max_batch: int | None = None
-
     def needs(self, name: str) -> Needs:
         """What the objective needs of the guide at a latent, see :func:`ppvae.infer.sites.check_pair`."""
         return "bound"
