@@ -144,7 +144,7 @@ def test_a_class_that_a_file_names_is_not_imported(tmp_path):
 def test_an_embedding_that_is_a_vae_of_the_tables_comes_back(tmp_path):
     vae = ManifoldVAE((6,), WassersteinEmbedding(1, 2, (4,)), (8,))
     ppvae.save(vae, tmp_path / "m")
-    z = np.linspace(0, 1, 5)[:, None]
+    z = np.linspace(0, 1, 10).reshape(5, 2)
     assert np.array_equal(ppvae.decode(vae, z), ppvae.decode(ppvae.load(tmp_path / "m"), z))
 
 

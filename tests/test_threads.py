@@ -266,8 +266,11 @@ class TestSession:
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sends a signal to a thread")
 @pytest.mark.parametrize("seized", [False, True], ids=["while it waits", "as it is handed the turn"])
-def test_ctrl_c_in_a_thread_that_waits_leaves_the_queue_to_others(seized):
+def test_ctrl_c_in_a_thread_that_waits_leaves_the_queue_to_others(seized, request):
     main, held, release = threading.main_thread(), threading.Event(), threading.Event()
+    # A shell starts a background job with SIGINT ignored, and the signal would never come.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     def hold():
         with exclusive():

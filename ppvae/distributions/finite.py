@@ -5,13 +5,13 @@ from typing import Any
 from torch import Tensor
 from torch.distributions import biject_to, constraints, transform_to
 
-__all__ = ["Finite", "finite", "log_weights", "positive", "positive_or_zero"]
+__all__ = ["Finite", "finite", "log_weights", "lower_cholesky", "positive", "positive_or_zero"]
 
 
 class Finite(constraints.Constraint):
-    """The finite numbers that a constraint of numbers admits.
+    """The finite values that a constraint admits.
 
-    :param base: a constraint of single numbers.
+    :param base: a constraint of numbers, of vectors or of matrices.
 
     >>> import torch
     >>> Finite(constraints.positive).check(torch.tensor([1.0, 0.0, torch.inf]))
@@ -20,10 +20,14 @@ class Finite(constraints.Constraint):
 
     def __init__(self, base: constraints.Constraint):
         self.base = base
+        self.event_dim = base.event_dim
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        return self.base.check(value) & value.isfinite()
+        is_finite = value.isfinite()
+        for _ in range(self.event_dim):
+            is_finite = is_finite.all(-1)
+        return self.base.check(value) & is_finite
 
     def __repr__(self) -> str:
         return f"Finite({self.base!r})"
@@ -52,6 +56,7 @@ class _LogWeights(constraints.Constraint):
 finite = Finite(constraints.real)
 positive = Finite(constraints.positive)
 positive_or_zero = Finite(constraints.nonnegative)
+lower_cholesky = Finite(constraints.lower_cholesky)
 log_weights = _LogWeights()
 
 

@@ -32,6 +32,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from ppvae.distributions.center import center
+from ppvae.distributions.finite import lower_cholesky
 from ppvae.manifolds.angle import Angle
 from ppvae.manifolds.circle import Circle
 from ppvae.manifolds.euclidean import Euclidean
@@ -96,7 +97,7 @@ class TangentNormal(TorchDistribution):
     @property
     def arg_constraints(self) -> dict[str, constraints.Constraint]:
         """The constraints of ``loc``, which the manifold decides, and ``scale_tril``."""
-        return {"loc": self.manifold.support, "scale_tril": constraints.lower_cholesky}
+        return {"loc": self.manifold.support, "scale_tril": lower_cholesky}
 
     @property
     def support(self) -> constraints.Constraint:

@@ -52,6 +52,10 @@ LAWS = {
         lambda loc: distributions.SO3Pushforward(dist.Normal(torch.zeros(3), 1.0).to_event(1), loc, validate_args=True),
         {"loc": E},
     ),
+    "TangentNormal": (
+        lambda **p: distributions.TangentNormal(Sphere(), validate_args=True, **p),
+        {"loc": E, "scale_tril": torch.eye(2).repeat(3, 1, 1)},
+    ),
     "UnimodalBeta": (distributions.UnimodalBeta, {"p": torch.tensor([0.0, 2.0]), "q": torch.tensor(3.0)}),
     "VonMisesFisher": (distributions.VonMisesFisher, {"loc": E, "concentration": torch.tensor([0.0, 1.0, 9.0])}),
     **{
@@ -68,7 +72,16 @@ LAWS = {
     },
 }
 #: laws without a parameter of their own
-WITHOUT = {"EmbeddedPushforward", "FrameAverage", "HypersphericalUniform", "SO3Uniform", "UnrolledCircle"}
+WITHOUT = {
+    "EmbeddedPushforward",
+    "FrameAverage",
+    "HypersphericalUniform",
+    "OnQuotient",
+    "ProductLaw",
+    "SO3Uniform",
+    "Uniform",
+    "UnrolledCircle",
+}
 
 
 @pytest.mark.parametrize("law", LAWS)

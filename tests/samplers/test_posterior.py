@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import ppvae
-from ppvae.distributions import HypersphericalUniform, SO3Uniform, VonMisesFisher, WrappedNormal
+from ppvae.distributions import HypersphericalUniform, VonMisesFisher, WrappedNormal
 from ppvae.manifolds import Hyperboloid
 from ppvae.manifolds.hyperboloid import from_origin, log_sinhc, to_origin
 from ppvae.nn import register
@@ -241,18 +241,18 @@ def test_a_deterministic_guide_has_a_posterior_and_no_gap():
 
 
 def test_other_latents_and_options_raise():
-    class Rotations(Linear):
+    class Counts(Linear):
         def model(self, x):
             with pyro.plate("data", x.shape[0]):
-                z = pyro.sample("R", SO3Uniform())
-                pyro.sample("x", dist.Normal(z[..., 0], SIGMA).to_event(1), obs=x)
+                k = pyro.sample("k", dist.Poisson(3.0))
+                pyro.sample("x", dist.Normal(k[:, None], SIGMA).expand([x.shape[0], 3]).to_event(1), obs=x)
 
         def guide(self, x):
             with pyro.plate("data", x.shape[0]):
-                pyro.sample("R", SO3Uniform())
+                pyro.sample("k", dist.Poisson(3.0))
 
-    with pytest.raises(ValueError, match=r"of products of spheres or of hyperbolic space, got site 'R'"):
-        ppvae.posterior(Rotations(None, None), X)
+    with pytest.raises(ValueError, match=r"expected latents on manifolds, got site 'k'.*sum a discrete latent out"):
+        ppvae.posterior(Counts(None, None), X)
     vae = Linear(normal(), normal())
     with pytest.raises(ValueError, match="method: expected one of batched-hmc, nuts, hmc, got 'gibbs'"):
         ppvae.posterior(vae, X, method="gibbs")
