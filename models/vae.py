@@ -66,8 +66,7 @@ class VAE(nn.Module):
         likelihood: Likelihood | None = None,
     ):
         super().__init__()
-        latents = Gaussian(2) if latents is None else latents
-        named = dict(latents) if isinstance(latents, Mapping) else {"z": latents}
+        named = dict(latents) if isinstance(latents, Mapping) else {"z": Gaussian(2) if latents is None else latents}
         _check_names(named)
         self.shape, self.names = Size(shape), tuple(named)
         self.modules_of_latents = nn.ModuleList([latent for latent in named.values() if isinstance(latent, nn.Module)])

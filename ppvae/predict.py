@@ -312,7 +312,9 @@ def _codes(vae: VAE, z: Any, data: tuple[Tensor, ...]) -> dict[str, tuple[Tensor
     """The latents by site, checked against the laws of the model, each with its site."""
     model_trace, guide_trace = first_traces(vae, data)
     coded = getattr(vae, "code_site", None)
-    sites = {site["name"]: site for site in ([model_trace.nodes[coded]] if coded else latents(model_trace))}
+    sites: dict[str, Any] = {
+        str(site["name"]): site for site in ([model_trace.nodes[coded]] if coded else latents(model_trace))
+    }
     auxiliary = {site["name"] for site in latents(guide_trace)} - set(sites)  # of the guide alone, as encode has them
     if not isinstance(z, dict):
         if len(sites) > 1:

@@ -52,7 +52,8 @@ class Vamp(nn.Module):
             raise ValueError("Vamp: expected the encoder, of whose posteriors the prior is made; use it within a VAE")
         with pyro.poutine.block(), pyro.poutine.trace() as tape:
             self.base.posterior(name, encode(self.u), *given)
-        return pyro.sample(name, Mixture(like.new_zeros(len(self.u)), tape.trace.nodes[name]["fn"]))
+        components: Any = tape.trace.nodes[name]["fn"]
+        return pyro.sample(name, Mixture(like.new_zeros(len(self.u)), components))
 
     def posterior(self, name: str, h: Tensor, *given: Tensor) -> Tensor:
         """z ~ q(z | h)."""

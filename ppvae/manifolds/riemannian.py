@@ -132,7 +132,7 @@ class PullbackMetric(RiemannianMetric):
 
     def jacobian_product(self, z: Tensor, v: Tensor) -> Tensor:
         """J(z) v, shape ``(..., n)`` with n the size of a datum."""
-        x, Jv = torch.func.jvp(self._decode, (z,), (v.expand_as(z),))
+        x, Jv = torch.func.jvp(self._decode, (z,), (v.expand_as(z),))  # type: ignore[misc]
         return Jv.to(x.dtype)
 
     def _decode(self, z: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ Reference: Explorations in Homeomorphic Variational Auto-Encoding (Falorsi et al
 https://arxiv.org/abs/1807.04689
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -87,7 +89,7 @@ class MoebiusHead(nn.Module):
     @records_options
     def __init__(self):
         super().__init__()
-        self.manifold = quotient("moebius")
+        self.manifold: Any = quotient("moebius")
 
     def forward(self, h: Tensor) -> OnQuotient:
         """The law for features (..., 8): a, b, d and two of the scales."""
@@ -115,12 +117,13 @@ class KleinHead(nn.Module):
     @records_options
     def __init__(self):
         super().__init__()
-        self.manifold = quotient("klein")
+        self.manifold: Any = quotient("klein")
 
     def forward(self, h: Tensor) -> OnQuotient:
         """The law for features (..., 9): a, s, d, w and two of the scales."""
         _check(self, h)
-        a, s, d, (w, first, second) = *h[..., :6].split(2, -1), h[..., 6:].unbind(-1)
+        a, s, d = h[..., :6].split(2, -1)
+        w, first, second = h[..., 6:].unbind(-1)
         t = _half(a)
         p = direction(torch.stack([w, (s * t).sum(-1)], -1))
         scale = bounded_scale(second)

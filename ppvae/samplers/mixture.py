@@ -129,14 +129,14 @@ def _cholesky(M: Manifold, mean: Tensor, z: Tensor, weight: Tensor, floor: Tenso
     return torch.linalg.cholesky(covariance + floor * torch.eye(c.shape[1], dtype=c.dtype, device=c.device))
 
 
-def _normal(M: Manifold, means: Tensor, tril: Tensor) -> Any:
+def _normal(M: Any, means: Tensor, tril: Tensor) -> Any:
     if isinstance(M, Euclidean):
         return MultivariateNormal(means, scale_tril=tril)
     # Points in float32 are off the manifold by more than the rounding of float64.
     return TangentNormal(M, means, tril, _num_wraps(M, means), validate_args=False)
 
 
-def _num_wraps(M: Manifold, means: Tensor, most: int = 200) -> int:
+def _num_wraps(M: Any, means: Tensor, most: int = 200) -> int:
     """How many turns along closed geodesics are counted: as many as leave at most this many terms in a density.
 
     A product of n circles or spheres has (2K + 1)^n, and a component in many dimensions hardly ever goes around.

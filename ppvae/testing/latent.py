@@ -72,7 +72,9 @@ class _Run:
         self.model = poutine.trace(poutine.replay(model, trace=self.guide)).get_trace()
         for what, trace in (("posterior", self.guide), ("prior", self.model)):
             _expect(name in trace, f"{what} to sample under the name it is given, {name!r}", list(trace.nodes))
-        self.z = self.guide.nodes["_RETURN"]["value"]
+        self.z: Tensor = self.guide.nodes["_RETURN"]["value"]  # type: ignore[assignment]
+        self.q: Any
+        self.p: Any
         self.q, self.p = (trace.nodes[name]["fn"] for trace in (self.guide, self.model))
         self.log_q, self.log_p = _log_density(self.guide), _log_density(self.model)
 

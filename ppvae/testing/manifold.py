@@ -287,8 +287,8 @@ def _embedding(case: _Case) -> float:
     figure = 0.0
     for g, image in zip(M.group, images, strict=True):
         # A group: the orbit of g x is that of x.
-        pairs = torch.stack([M.base.dist(a, b) for a in M.orbit(image) for b in images])
-        figure = max(figure, case.near("a group", pairs.unflatten(0, (len(images), -1)).amin(1), 0.0))
+        between = torch.stack([M.base.dist(a, b) for a in M.orbit(image) for b in images])
+        figure = max(figure, case.near("a group", between.unflatten(0, (len(images), -1)).amin(1), 0.0))
         figure = max(figure, case.near("the same numbers for all points of an orbit", case.same(image, x), 0.0))
         figure = max(figure, case.near("d(x, g x) = 0", M.dist(x, image), 0.0))
         figure = max(figure, case.near("an isometry", M.base.dist(image, g(y)), M.base.dist(x, y)))

@@ -23,7 +23,7 @@ PLANE = dist.Normal(torch.zeros(2), 1.0).to_event(1)
 LAWS = {
     **{
         f"{family.__name__}({m}) to {type(prior).__name__}": (
-            lambda a, b, family=family: family(normalize(a, dim=-1), b[:, 0].exp()),
+            lambda a, b, family=family: family(normalize(a, dim=-1), b[:, 0].exp()),  # type: ignore[misc]
             prior,
             m,
         )

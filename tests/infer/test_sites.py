@@ -316,7 +316,7 @@ def masked_laws(both):
 OUTSIDE = r"site '[zf]': expected every site in the data plate \(dim -1\)"
 SCALES = "site 'z': expected one scale in model and guide, got "
 MASKS = "site 'z': expected one mask in model and guide, got "
-MASK = tensor([False, True, True])
+MASK: Any = tensor([False, True, True])
 PAIRS |= {
     "a latent of all data": (shared, (None, None, OUTSIDE)),
     "a factor outside the plate": (factor_outside, (None, None, OUTSIDE)),

@@ -4,6 +4,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pyro.distributions as dist
 import pytest
@@ -425,11 +426,11 @@ class Silent(dist.Normal):
 
 
 class Dependent(dist.Normal):
-    support = constraints.dependent
+    support: Any = constraints.dependent
 
 
 class Nowhere(dist.Normal):
-    support = None
+    support: Any = None
 
 
 @pytest.mark.parametrize("kind", [Silent, Dependent, Nowhere])
